@@ -1,0 +1,175 @@
+// Package profiles holds what an image should be: the platform it runs on, the
+// kernel arguments, the disk layout and the file format. A profile is pure data,
+// written in YAML; the built-in ones are embedded.
+package profiles
+
+import (
+	"embed"
+	"errors"
+	"fmt"
+	"io/fs"
+	"os"
+	"path"
+	"slices"
+	"strings"
+
+	"github.com/kilnhq/kiln/internal/strictyaml"
+)
+
+// Version is the version of the profile format.
+const Version = "v1alpha1"
+
+// Profile says what to build.
+type Profile struct {
+	Version  string `yaml:"version" json:"version"`
+	Name     string `yaml:"name" json:"name"`
+	Platform string `yaml:"platform" json:"platform"` // the node reads it as kiln.platform=
+	Arch     string `yaml:"arch" json:"arch"`         // amd64 or arm64
+	Kernel   Kernel `yaml:"kernel" json:"kernel"`
+	Disk     Disk   `yaml:"disk" json:"disk"`
+	Output   Output `yaml:"output" json:"output"`
+}
+
+// Kernel is what the kernel is told.
+type Kernel struct {
+	Args []string `yaml:"args" json:"args"`
+}
+
+// Disk is the layout of the disk.
+type Disk struct {
+	// BootLoader says which firmware can boot the disk: "dual" (GRUB for BIOS
+	// and systemd-boot for UEFI) or "uefi".
+	BootLoader string `yaml:"bootLoader" json:"bootLoader"`
+	// SectorSize is the logical sector size in bytes, 512 or 4096.
+	SectorSize int64 `yaml:"sectorSize" json:"sectorSize"`
+	// Size is the size of the whole disk; 0 is the smallest the payload allows.
+	// What the other partitions leave goes to EPHEMERAL.
+	Size Size `yaml:"size" json:"size"`
+	// Partitions are sizes of single partitions.
+	Partitions Partitions `yaml:"partitions" json:"partitions"`
+}
+
+// Partitions are partition sizes. They are honoured exactly; 0 is the default:
+// what the payload needs for EFI and BOOT, 100 MiB for STATE, and the smallest
+// useful file system for EPHEMERAL.
+type Partitions struct {
+	EFI       Size `yaml:"efi" json:"efi"`
+	BOOT      Size `yaml:"boot" json:"boot"`
+	State     Size `yaml:"state" json:"state"`
+	Ephemeral Size `yaml:"ephemeral" json:"ephemeral"`
+}
+
+// Output is the form in which the disk is written.
+type Output struct {
+	Format string `yaml:"format" json:"format"` // one of Formats
+}
+
+// Formats lists the output formats.
+func Formats() []string { return []string{"raw", "raw.zst"} }
+
+// Boot loader choices of Disk.BootLoader.
+const (
+	Dual = "dual"
+	UEFI = "uefi"
+)
+
+//go:embed *.yaml
+var builtin embed.FS
+
+// ErrUnknown is wrapped by the error of Load for a name that is neither a
+// built-in profile nor a file.
+var ErrUnknown = errors.New("unknown profile")
+
+// ErrInvalid is wrapped by the errors of Validate.
+var ErrInvalid = errors.New("invalid profile")
+
+// Names lists the built-in profiles in alphabetical order.
+func Names() []string {
+	entries, _ := fs.ReadDir(builtin, ".") // an embedded directory can be read
+	var names []string
+	for _, e := range entries {
+		names = append(names, strings.TrimSuffix(e.Name(), path.Ext(e.Name())))
+	}
+	slices.Sort(names)
+	return names
+}
+
+// Load returns the built-in profile of the given name or, if the name ends in
+// .yaml or .yml or has a slash in it, the profile in that file, with defaults
+// filled in and validated.
+func Load(name string) (*Profile, error) {
+	if strings.ContainsRune(name, '/') || strings.HasSuffix(name, ".yaml") || strings.HasSuffix(name, ".yml") {
+		data, err := os.ReadFile(name)
+		if err != nil {
+			return nil, fmt.Errorf("profile: %w", err)
+		}
+		return Parse(name, data)
+	}
+	data, err := builtin.ReadFile(name + ".yaml")
+	if err != nil {
+		return nil, fmt.Errorf("%w %q%s (or give a file, for example ./%s.yaml)", ErrUnknown, name, strictyaml.Suggest(name, Names()), name)
+	}
+	return Parse(name+".yaml", data)
+}
+
+// Parse decodes, completes and validates a profile. name stands for it in
+// errors.
+func Parse(name string, data []byte) (*Profile, error) {
+	p := &Profile{
+		Arch:   "amd64",
+		Disk:   Disk{BootLoader: Dual, SectorSize: 512, Partitions: Partitions{State: 100 * MiB}},
+		Output: Output{Format: "raw"},
+	}
+	if err := strictyaml.Decode(name, data, p); err != nil {
+		return nil, err
+	}
+	if err := p.Validate(); err != nil {
+		return nil, fmt.Errorf("%s: %w", name, err)
+	}
+	return p, nil
+}
+
+// Validate says what is wrong with p, or nil.
+func (p *Profile) Validate() error {
+	var errs []error
+	bad := func(format string, args ...any) {
+		errs = append(errs, fmt.Errorf("%w: %s", ErrInvalid, fmt.Sprintf(format, args...)))
+	}
+	oneOf := func(what, got string, known ...string) {
+		if !slices.Contains(known, got) {
+			bad("%s %q%s", what, got, strictyaml.Suggest(got, known))
+		}
+	}
+	oneOf("version", p.Version, Version)
+	oneOf("arch", p.Arch, "amd64", "arm64")
+	oneOf("disk.bootLoader", p.Disk.BootLoader, Dual, UEFI)
+	oneOf("output.format", p.Output.Format, Formats()...)
+	for what, word := range map[string]string{"name": p.Name, "platform": p.Platform} {
+		if word == "" || strings.ContainsAny(word, " \t\n/\"'") {
+			bad("%s %q: want one word", what, word)
+		}
+	}
+	if s := p.Disk.SectorSize; s != 512 && s != 4096 {
+		bad("disk.sectorSize %d: want 512 or 4096", s)
+	}
+	if p.Disk.SectorSize == 4096 && p.Disk.BootLoader == Dual {
+		bad("disk.sectorSize 4096 with disk.bootLoader dual: no BIOS boots from 4096-byte sectors; set disk.bootLoader: uefi")
+	}
+	if p.Arch == "arm64" && p.Disk.BootLoader == Dual {
+		bad("arch arm64 with disk.bootLoader dual: arm64 machines have no BIOS; set disk.bootLoader: uefi")
+	}
+	sizes := []struct {
+		what string
+		size Size
+	}{
+		{"disk.size", p.Disk.Size}, {"disk.partitions.efi", p.Disk.Partitions.EFI}, {"disk.partitions.boot", p.Disk.Partitions.BOOT},
+		{"disk.partitions.state", p.Disk.Partitions.State}, {"disk.partitions.ephemeral", p.Disk.Partitions.Ephemeral},
+	}
+	for _, s := range sizes {
+		if s.size < 0 || s.size%MiB != 0 {
+			bad("%s %s: want a multiple of 1MiB, to which partitions are aligned", s.what, s.size)
+		}
+	}
+	slices.SortFunc(errs, func(a, b error) int { return strings.Compare(a.Error(), b.Error()) })
+	return errors.Join(errs...)
+}
