@@ -1,0 +1,48 @@
+package base
+
+import (
+	"context"
+	"crypto/sha256"
+	"encoding/hex"
+	"fmt"
+	"io"
+
+	v1 "github.com/google/go-containerregistry/pkg/v1"
+	"github.com/kilnhq/kiln/imager/extent"
+)
+
+// Verify reads the part and compares its content with its digest.
+func (p Part) Verify(ctx context.Context) error {
+	h := sha256.New()
+	r := extent.Reader(p.Content)
+	buf := make([]byte, 1<<20)
+	for {
+		if err := ctx.Err(); err != nil {
+			return err
+		}
+		n, err := r.Read(buf)
+		h.Write(buf[:n])
+		if err == io.EOF {
+			break
+		}
+		if err != nil {
+			return fmt.Errorf("%s: %w", p.Name, err)
+		}
+	}
+	if err := compare(h.Sum(nil), p.SHA256); err != nil {
+		return fmt.Errorf("%s: %w", p.Name, err)
+	}
+	return nil
+}
+
+func verify(data []byte, want v1.Hash) error {
+	sum := sha256.Sum256(data)
+	return compare(sum[:], want.Hex)
+}
+
+func compare(sum []byte, want string) error {
+	if got := hex.EncodeToString(sum); got != want {
+		return fmt.Errorf("%w: content is sha256:%s, want sha256:%s; the base is damaged, build or copy it again", ErrFormat, got, want)
+	}
+	return nil
+}
