@@ -1,0 +1,270 @@
+// Package modules loads kernel modules: what modprobe(8) does, without it.
+//
+// It reads the text index that depmod(8) writes to
+// /usr/lib/modules/RELEASE: modules.dep (one line "FILE: DEPENDENCY…" per
+// module, paths relative to the directory, dependencies in the reverse of the
+// order they must be loaded in), modules.alias ("alias PATTERN NAME"),
+// modules.softdep ("softdep NAME pre: NAME… post: NAME…") and modules.builtin
+// (the files that are part of the kernel), as modules.dep(5) and modprobe.d(5)
+// describe them.
+//
+// A device announces itself by a modalias such as
+// "pci:v00001AF4d00001000sv…"; the modules whose alias pattern matches are its
+// drivers.
+package modules
+
+import (
+	"bytes"
+	"errors"
+	"fmt"
+	"io/fs"
+	"path"
+	"slices"
+	"strings"
+)
+
+// ErrNotFound is wrapped by errors for a name that is neither a module nor an
+// alias of one.
+var ErrNotFound = errors.New("module not found")
+
+// maxIndex bounds an index file, in bytes. The largest in a distribution
+// kernel (modules.alias) is 1.4 MB.
+const maxIndex = 64 << 20
+
+// An Index knows the modules of one kernel. Its methods may be called from one
+// goroutine at a time.
+type Index struct {
+	dir     fs.FS
+	modules map[string]Module
+	builtin map[string]bool
+	soft    map[string]softdep
+	aliases map[string][]alias // by the literal start of the pattern; nil until needed
+}
+
+// A Module is one line of modules.dep.
+type Module struct {
+	Name string   // folded, as in /proc/modules
+	File string   // relative to the modules directory
+	Deps []string // files, in the order of the line: the last is loaded first
+}
+
+type softdep struct{ pre, post []string }
+
+type alias struct{ pattern, module string }
+
+// ReadIndex reads the index files in dir, which is the modules directory of one
+// kernel release. A missing modules.dep is an error; the other files are
+// optional.
+func ReadIndex(dir fs.FS) (*Index, error) {
+	x := &Index{dir: dir, modules: map[string]Module{}, builtin: map[string]bool{}, soft: map[string]softdep{}}
+	dep, err := readFile(dir, "modules.dep")
+	if err != nil {
+		return nil, err
+	}
+	if err := x.parseDep(dep); err != nil {
+		return nil, fmt.Errorf("modules.dep: %w", err)
+	}
+	for _, f := range []struct {
+		name  string
+		parse func([]byte)
+	}{
+		{"modules.builtin", x.parseBuiltin},
+		{"modules.softdep", x.parseSoftdep},
+	} {
+		data, err := readFile(dir, f.name)
+		if errors.Is(err, fs.ErrNotExist) {
+			continue
+		}
+		if err != nil {
+			return nil, err
+		}
+		f.parse(data)
+	}
+	return x, nil
+}
+
+func readFile(dir fs.FS, name string) ([]byte, error) {
+	info, err := fs.Stat(dir, name)
+	if err != nil {
+		return nil, err
+	}
+	if info.Size() > maxIndex {
+		return nil, fmt.Errorf("%s: %d bytes, more than %d", name, info.Size(), maxIndex)
+	}
+	return fs.ReadFile(dir, name)
+}
+
+// Name returns the name of the module in the given file: its base name without
+// ".ko" and the suffix of a compressed file, folded.
+func Name(file string) string {
+	name := path.Base(file)
+	if i := strings.Index(name, ".ko"); i > 0 {
+		name = name[:i]
+	}
+	return Fold(name)
+}
+
+// lines calls f for every line that is neither empty nor a comment.
+func lines(data []byte, f func(number int, line string)) {
+	for n := 1; len(data) > 0; n++ {
+		line, rest, _ := bytes.Cut(data, []byte("\n"))
+		data = rest
+		if line = bytes.TrimSpace(line); len(line) > 0 && line[0] != '#' {
+			f(n, string(line))
+		}
+	}
+}
+
+func (x *Index) parseDep(data []byte) error {
+	var bad error
+	lines(data, func(n int, line string) {
+		file, deps, ok := strings.Cut(line, ":")
+		if !ok || file == "" {
+			bad = errors.Join(bad, fmt.Errorf("line %d: found %.80q, want \"FILE: DEPENDENCY…\"", n, line))
+			return
+		}
+		name := Name(file)
+		if _, again := x.modules[name]; again {
+			return // the first wins, as with kmod
+		}
+		x.modules[name] = Module{Name: name, File: file, Deps: strings.Fields(deps)}
+	})
+	return bad
+}
+
+func (x *Index) parseBuiltin(data []byte) {
+	lines(data, func(_ int, line string) { x.builtin[Name(line)] = true })
+}
+
+// parseSoftdep reads "softdep NAME [pre: …] [post: …]". Names before either
+// keyword mean nothing, as with kmod; repeated lines add up.
+func (x *Index) parseSoftdep(data []byte) {
+	lines(data, func(_ int, line string) {
+		fields := strings.Fields(line)
+		if len(fields) < 3 || fields[0] != "softdep" {
+			return
+		}
+		name := Fold(fields[1])
+		s := x.soft[name]
+		var list *[]string
+		for _, f := range fields[2:] {
+			switch {
+			case f == "pre:":
+				list = &s.pre
+			case f == "post:":
+				list = &s.post
+			case list != nil:
+				*list = append(*list, Fold(f))
+			}
+		}
+		x.soft[name] = s
+	})
+}
+
+func (x *Index) parseAlias(data []byte) {
+	x.aliases = map[string][]alias{}
+	lines(data, func(_ int, line string) {
+		rest, ok := strings.CutPrefix(line, "alias ")
+		pattern, module, ok2 := strings.Cut(strings.TrimSpace(rest), " ")
+		if module = strings.TrimSpace(module); !ok || !ok2 || module == "" {
+			return
+		}
+		a := alias{Fold(pattern), Fold(module)}
+		start := a.pattern[:literal(a.pattern)]
+		x.aliases[start] = append(x.aliases[start], a)
+	})
+}
+
+// Lookup returns the module of that name.
+func (x *Index) Lookup(name string) (Module, bool) {
+	m, ok := x.modules[Fold(name)]
+	return m, ok
+}
+
+// Builtin reports whether the named module is part of the kernel.
+func (x *Index) Builtin(name string) bool { return x.builtin[Fold(name)] }
+
+// Aliased returns the names of the modules with an alias that matches s, each
+// once, sorted. The error is that of reading modules.alias, which is read at
+// the first call.
+func (x *Index) Aliased(s string) ([]string, error) {
+	if x.aliases == nil {
+		data, err := readFile(x.dir, "modules.alias")
+		if err != nil && !errors.Is(err, fs.ErrNotExist) {
+			return nil, err
+		}
+		x.parseAlias(data)
+	}
+	s = Fold(s)
+	var names []string
+	for i := range len(s) + 1 {
+		for _, a := range x.aliases[s[:i]] {
+			if Match(a.pattern[i:], s[i:]) {
+				names = append(names, a.module)
+			}
+		}
+	}
+	slices.Sort(names)
+	return slices.Compact(names), nil
+}
+
+// Resolve returns the names of the modules that name stands for: the module of
+// that name or, failing that, those with a matching alias. A name that is built
+// into the kernel resolves to nothing. The error of an unknown name wraps
+// ErrNotFound.
+func (x *Index) Resolve(name string) ([]string, error) {
+	if m, ok := x.Lookup(name); ok {
+		return []string{m.Name}, nil
+	}
+	if x.Builtin(name) {
+		return nil, nil
+	}
+	names, err := x.Aliased(name)
+	if err != nil {
+		return nil, err
+	}
+	if len(names) == 0 {
+		return nil, fmt.Errorf("%s: %w: no module or alias of that name", name, ErrNotFound)
+	}
+	return names, nil
+}
+
+// Closure returns the names of the modules that loading name brings in, itself
+// and its soft dependencies included, sorted.
+func (x *Index) Closure(name string) ([]string, error) {
+	seen := map[string]bool{}
+	var walk func(string) error
+	walk = func(name string) error {
+		names, err := x.Resolve(name)
+		if err != nil {
+			return err
+		}
+		for _, n := range names {
+			m, ok := x.modules[n]
+			if !ok || seen[n] {
+				continue
+			}
+			seen[n] = true
+			for _, d := range m.Deps {
+				if err := walk(Name(d)); err != nil {
+					return err
+				}
+			}
+			for _, s := range slices.Concat(x.soft[n].pre, x.soft[n].post) {
+				if err := walk(s); err != nil && !errors.Is(err, ErrNotFound) {
+					return err
+				}
+			}
+		}
+		return nil
+	}
+	if err := walk(name); err != nil {
+		return nil, err
+	}
+	names := make([]string, 0, len(seen))
+	for n := range seen {
+		names = append(names, n)
+	}
+	slices.Sort(names)
+	return names, nil
+}

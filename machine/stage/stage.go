@@ -1,0 +1,181 @@
+//go:build linux
+
+// Package stage starts a node. One runs in the initramfs: it brings the layers
+// of the root file system together and starts the init in there. Two is that
+// init: it loads drivers, finds the machine's disk, mounts what the node keeps
+// its data on, and stays as PID 1.
+//
+// Both report each milestone on the console and neither returns: what fails is
+// printed with its reason, and after a while the machine restarts.
+package stage
+
+import (
+	"fmt"
+	"os"
+	"runtime/debug"
+	"strconv"
+	"strings"
+	"sync"
+	"time"
+
+	"golang.org/x/sys/unix"
+
+	"github.com/kilnhq/kiln/machine/cmdline"
+	"github.com/kilnhq/kiln/machine/console"
+	"github.com/kilnhq/kiln/machine/mount"
+	"github.com/kilnhq/kiln/machine/power"
+)
+
+// Kernel arguments that init knows.
+const (
+	argDisk     = "kiln.disk"     // GUID of the disk to use, or "none"
+	argSlot     = "kiln.slot"     // A or B, from a boot loader without EFI variables
+	argPanic    = "kiln.panic"    // seconds from a failure to the restart, as the kernel's panic=
+	argPowerOff = "kiln.poweroff" // "ready": turn off when the node is up
+)
+
+// Where a node keeps its data.
+const (
+	stateDir     = "/system/state"
+	ephemeralDir = "/var"
+)
+
+// Where stage 1 leaves word for stage 2.
+const (
+	runDir      = "/run/kiln"
+	layersFile  = runDir + "/layers.json"
+	originsFile = runDir + "/modules.json" // module name -> name of the extension it comes from
+)
+
+// defaultPanic is how long a failure stays on the console, in seconds.
+const defaultPanic = 10
+
+// InInitramfs reports whether the root is the kernel's initial file system.
+func InInitramfs() bool {
+	var s unix.Statfs_t
+	if err := unix.Statfs("/", &s); err != nil {
+		return false
+	}
+	return int64(s.Type) == unix.TMPFS_MAGIC || int64(s.Type) == unix.RAMFS_MAGIC
+}
+
+// A start is the state of one stage.
+type start struct {
+	console *console.Console
+	args    cmdline.Args
+	mu      sync.Mutex
+	stage   string // under way
+	ending  sync.Once // failure or shutdown
+}
+
+// run opens the console, runs f and turns its error or panic into a failure.
+// prepare mounts what is needed for that; its error is reported like f's.
+func run(first string, prepare func() error, f func(*start) error) {
+	err := prepare()
+	device := console.OpenDevice("/dev/console", "/dev/kmsg")
+	s := &start{console: console.New(device, console.SinceKernelStart)}
+	s.begin(first)
+	if line, err := os.ReadFile("/proc/cmdline"); err == nil {
+		s.args = cmdline.Parse(string(line))
+	}
+	s.guard(func() error {
+		if err != nil {
+			return err
+		}
+		return f(s)
+	})
+	select {}
+}
+
+// guard runs f and fails with its error or panic.
+func (s *start) guard(f func() error) {
+	defer func() {
+		if p := recover(); p != nil {
+			s.fail(fmt.Errorf("panic: %v: %s", p, where(debug.Stack())))
+		}
+	}()
+	if err := f(); err != nil {
+		s.fail(err)
+	}
+}
+
+// where shortens a stack to the functions and places above the panic.
+func where(stack []byte) string {
+	lines := strings.Split(string(stack), "\n")
+	for i, l := range lines {
+		if strings.HasPrefix(l, "panic(") && i+2 < len(lines) {
+			lines = lines[i+2:]
+			break
+		}
+	}
+	for i := range lines {
+		lines[i] = strings.TrimSpace(lines[i])
+	}
+	return strings.Join(lines[:min(len(lines), 8)], "; ")
+}
+
+func (s *start) begin(stage string) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	s.stage = stage
+}
+
+func (s *start) done(fields ...console.Field) { s.console.Stage(s.stage, fields...) }
+
+// fail reports the error and restarts the machine. It does not return.
+func (s *start) fail(err error) {
+	s.ending.Do(func() {
+		s.mu.Lock()
+		stage := s.stage
+		s.mu.Unlock()
+		s.console.Failed(stage, err)
+		wait, forever := panicTime(s.args)
+		for forever {
+			time.Sleep(time.Hour)
+		}
+		time.Sleep(wait)
+		unix.Sync()
+		_ = mount.DetachAll(stateDir, ephemeralDir)
+		if err := unix.Reboot(unix.LINUX_REBOOT_CMD_RESTART); err != nil {
+			s.console.Failed("reboot", err)
+		}
+	})
+	select {}
+}
+
+// panicTime returns how long to wait before the restart: as with the kernel's
+// panic=, 0 is for ever and less than that is not at all.
+func panicTime(args cmdline.Args) (wait time.Duration, forever bool) {
+	seconds := defaultPanic
+	if v, ok := args.Get(argPanic); ok {
+		if n, err := strconv.Atoi(v); err == nil {
+			seconds = n
+		}
+	}
+	return time.Duration(max(seconds, 0)) * time.Second, seconds == 0
+}
+
+// log writes a remark to the kernel's log.
+func log(format string, args ...any) {
+	if f, err := os.OpenFile("/dev/kmsg", os.O_WRONLY, 0); err == nil {
+		defer f.Close()
+		fmt.Fprintf(f, "<14>kiln: "+format, args...)
+	}
+}
+
+// release returns the kernel's release, as uname -r prints it.
+func release() (string, error) {
+	var u unix.Utsname
+	if err := unix.Uname(&u); err != nil {
+		return "", fmt.Errorf("uname: %w", err)
+	}
+	return unix.ByteSliceToString(u.Release[:]), nil
+}
+
+// Ask asks PID 1 for the action.
+func Ask(a power.Action) error {
+	if err := unix.Kill(1, a.Signal()); err != nil {
+		return fmt.Errorf("signal %v to PID 1: %w", a.Signal(), err)
+	}
+	return nil
+}

@@ -1,0 +1,375 @@
+//go:build linux
+
+package stage
+
+import (
+	"encoding/json"
+	"errors"
+	"fmt"
+	"io/fs"
+	"os"
+	"os/signal"
+	"slices"
+	"strings"
+	"time"
+
+	"golang.org/x/sys/unix"
+
+	"github.com/kilnhq/kiln/machine/cmdline"
+	"github.com/kilnhq/kiln/machine/console"
+	"github.com/kilnhq/kiln/machine/disk"
+	"github.com/kilnhq/kiln/machine/efi"
+	"github.com/kilnhq/kiln/machine/layers"
+	"github.com/kilnhq/kiln/machine/modules"
+	"github.com/kilnhq/kiln/machine/mount"
+	"github.com/kilnhq/kiln/machine/power"
+)
+
+// How long to wait for the disk: long for one that is named and must be there,
+// short for one that may well not be. Drivers finish probing before their
+// modules are loaded; only what comes later, as on USB, is waited for.
+const (
+	patienceNamed   = 30 * time.Second
+	patienceUnnamed = 3 * time.Second
+)
+
+// grace is what processes get to end in before the machine turns off.
+const grace = 10 * time.Second
+
+const (
+	efiDir  = "/sys/firmware/efi"
+	efiVars = efiDir + "/efivars"
+)
+
+// Two is stage 2. It does not return.
+func Two() {
+	run("mounts", func() error { return nil }, two)
+}
+
+func two(s *start) error {
+	reap()
+	requests := make(chan power.Request, 8)
+	power.Signals(requests)
+	go s.guard(func() error { return s.obey(requests) })
+
+	list, origins, err := readWord()
+	if err != nil {
+		return err
+	}
+	uefi, err := mounts()
+	if err != nil {
+		return err
+	}
+	s.done()
+
+	s.begin("devices")
+	config, err := modules.ReadConfig(os.DirFS("/"))
+	if err != nil {
+		return err
+	}
+	config.AddCommandLine(s.args)
+	loader, err := modules.Open(modules.Directory("/", list.Release), config)
+	if err != nil {
+		return err
+	}
+	devices, err := newDevices(loader, power.NewButtons(requests))
+	if err != nil {
+		return err
+	}
+	if err := devices.coldplug(); err != nil {
+		return err
+	}
+	s.done(console.F("modules", len(devices.loaded)), console.F("buttons", devices.buttons.Scan()))
+
+	s.begin("modules")
+	if err := loadAsked(s, loader, list.Modules); err != nil {
+		return err
+	}
+	if err := devices.settle(); err != nil {
+		return err
+	}
+
+	s.begin("disk")
+	slot, partGUID, err := loaderSays(s.args, uefi)
+	if err != nil {
+		return err
+	}
+	d, err := devices.waitForDisk(s.args, partGUID)
+	if err != nil {
+		return err
+	}
+	var state, ephemeral disk.Partition
+	onDisk, name := false, disk.None
+	if d != nil {
+		name = d.Name
+		if state, ephemeral, onDisk, err = d.Data(); err != nil {
+			return err
+		}
+		s.done(console.F("name", name), console.F("guid", d.GUID))
+	} else {
+		s.done(console.F("name", name))
+	}
+	stateOn, err := s.keep("state", stateDir, onDisk, state, loader)
+	if err != nil {
+		return err
+	}
+	ephemeralOn, err := s.keep("ephemeral", ephemeralDir, onDisk, ephemeral, loader)
+	if err != nil {
+		return err
+	}
+
+	s.begin("ready")
+	present, err := extensionModules(loader.Index(), list.Modules, origins)
+	if err != nil {
+		return err
+	}
+	firmware := "bios"
+	if uefi {
+		firmware = "uefi"
+	}
+	s.console.Ready(console.F("version", list.Kiln), console.F("release", list.Release), console.F("slot", slot),
+		console.F("firmware", firmware), console.F("disk", name), console.F("state", stateOn),
+		console.F("ephemeral", ephemeralOn), console.F("extensions", extensions(list)),
+		console.F("modules", strings.Join(present, ",")))
+	if v, _ := s.args.Get(argPowerOff); v == "ready" {
+		requests <- power.Request{Action: power.Off, Reason: argPowerOff + "=ready"}
+	}
+	return devices.watch()
+}
+
+// reap buries the children that died, its own and adopted ones, from now on.
+func reap() {
+	c := make(chan os.Signal, 1)
+	signal.Notify(c, unix.SIGCHLD)
+	go func() {
+		for range c {
+			for {
+				pid, err := unix.Wait4(-1, nil, unix.WNOHANG, nil)
+				if err != unix.EINTR && pid <= 0 {
+					break
+				}
+			}
+		}
+	}()
+}
+
+// obey carries out the first request. What fails from then on, because things
+// go away under it, is no failure.
+func (s *start) obey(requests <-chan power.Request) error {
+	r := <-requests
+	s.ending.Do(func() {
+		s.console.Stage("shutdown", console.F("action", r.Action), console.F("reason", r.Reason))
+		s.console.Failed("shutdown", power.Do(r.Action, grace, stateDir, ephemeralDir))
+	})
+	select {}
+}
+
+// readWord reads what stage 1 left.
+func readWord() (*layers.List, map[string]string, error) {
+	data, err := os.ReadFile(layersFile)
+	if err != nil {
+		return nil, nil, fmt.Errorf("stage 1 did not run: %w", err)
+	}
+	list, err := layers.Decode(data)
+	if err != nil {
+		return nil, nil, err
+	}
+	if data, err = os.ReadFile(originsFile); err != nil {
+		return nil, nil, err
+	}
+	var origins map[string]string
+	if err := json.Unmarshal(data, &origins); err != nil {
+		return nil, nil, fmt.Errorf("%s: %w", originsFile, err)
+	}
+	return list, origins, nil
+}
+
+// mounts mounts the file systems that programs expect, and reports whether the
+// firmware is UEFI.
+func mounts() (uefi bool, err error) {
+	const safe = unix.MS_NOSUID | unix.MS_NODEV | unix.MS_NOEXEC
+	for _, dir := range []string{"/dev/pts", "/dev/shm", "/dev/mqueue"} {
+		if err := os.MkdirAll(dir, 0o755); err != nil {
+			return false, err
+		}
+	}
+	for _, m := range []mount.FileSystem{
+		{Source: "devpts", Target: "/dev/pts", Type: "devpts", Flags: unix.MS_NOSUID | unix.MS_NOEXEC, Data: "mode=0620,ptmxmode=0666"},
+		{Source: "tmpfs", Target: "/dev/shm", Type: "tmpfs", Flags: unix.MS_NOSUID | unix.MS_NODEV, Data: "mode=1777"},
+		{Source: "tmpfs", Target: "/tmp", Type: "tmpfs", Flags: unix.MS_NOSUID | unix.MS_NODEV, Data: "mode=1777"},
+		{Source: "cgroup2", Target: "/sys/fs/cgroup", Type: "cgroup2", Flags: safe, Data: "nsdelegate,memory_recursiveprot"},
+	} {
+		if err := mount.Mount(m); err != nil {
+			return false, err
+		}
+	}
+	// These depend on how the kernel was configured.
+	for _, m := range []mount.FileSystem{
+		{Source: "mqueue", Target: "/dev/mqueue", Type: "mqueue", Flags: safe},
+		{Source: "securityfs", Target: "/sys/kernel/security", Type: "securityfs", Flags: safe},
+		{Source: "bpf", Target: "/sys/fs/bpf", Type: "bpf", Flags: safe, Data: "mode=0700"},
+	} {
+		if _, err := os.Stat(m.Target); err != nil || !mount.Known(m.Type) {
+			continue
+		}
+		if err := mount.Mount(m); err != nil {
+			return false, err
+		}
+	}
+	// Shared, so that mounts on the node reach the containers that ask for it.
+	if err := unix.Mount("", "/", "", unix.MS_REC|unix.MS_SHARED, ""); err != nil {
+		return false, fmt.Errorf("make / shared: %w", err)
+	}
+	for name, target := range map[string]string{
+		"fd": "/proc/self/fd", "stdin": "/proc/self/fd/0", "stdout": "/proc/self/fd/1", "stderr": "/proc/self/fd/2",
+	} {
+		if err := os.Symlink(target, "/dev/"+name); err != nil && !errors.Is(err, fs.ErrExist) {
+			return false, err
+		}
+	}
+	_, err = os.Stat(efiDir)
+	return err == nil, nil
+}
+
+// loadAsked loads the modules that extensions ask for. One whose hardware is
+// not there, or does not work, is reported; one that cannot be loaded at all is
+// a broken image.
+func loadAsked(s *start, loader *modules.Loader, asked []layers.Module) error {
+	var names, failed []string
+	for _, m := range asked {
+		names = append(names, m.Name)
+		err := loader.Load(m.Name, m.Parameters)
+		if err == nil {
+			continue
+		}
+		errno, ok := absent(err)
+		if !ok {
+			return fmt.Errorf("extension %s: %w", m.Extension, err)
+		}
+		failed = append(failed, m.Name+":"+unix.ErrnoName(errno))
+		log("extension %s: %v", m.Extension, err)
+	}
+	fields := []console.Field{console.F("asked", strings.Join(names, ","))}
+	if len(failed) > 0 {
+		fields = append(fields, console.F("failed", strings.Join(failed, ",")))
+	}
+	s.done(fields...)
+	return nil
+}
+
+// absent returns the error number of a module that was sound but found no
+// hardware to drive.
+func absent(err error) (unix.Errno, bool) {
+	for _, e := range []unix.Errno{unix.ENODEV, unix.ENXIO, unix.EIO, unix.EBUSY, unix.ETIMEDOUT} {
+		if errors.Is(err, e) {
+			return e, true
+		}
+	}
+	return 0, false
+}
+
+// loaderSays returns the slot and the GUID of the partition that the boot
+// loader was started from, as far as a loader said so.
+func loaderSays(args cmdline.Args, uefi bool) (slot, partGUID string, err error) {
+	if v, ok := args.Get(argSlot); ok {
+		if v != "A" && v != "B" {
+			return "", "", fmt.Errorf("kernel argument %s=%s: want A or B", argSlot, v)
+		}
+		slot = v
+	}
+	if !uefi {
+		return slot, "", nil
+	}
+	vars := os.DirFS(efiVars)
+	if partGUID, err = efi.LoaderString(vars, efi.LoaderDevicePartUUID); err != nil {
+		return "", "", err
+	}
+	for _, name := range []string{efi.StubImageIdentifier, efi.LoaderEntrySelected} {
+		if slot != "" {
+			break
+		}
+		v, err := efi.LoaderString(vars, name)
+		if err != nil {
+			return "", "", err
+		}
+		slot = efi.Slot(v)
+	}
+	return slot, partGUID, nil
+}
+
+// keep mounts the partition on dir or, on a machine without a disk, memory. It
+// returns what it is on.
+func (s *start) keep(stage, dir string, onDisk bool, p disk.Partition, loader *modules.Loader) (on string, err error) {
+	s.begin(stage)
+	m := mount.FileSystem{Source: "tmpfs", Target: dir, Type: "tmpfs", Data: "mode=0755"}
+	on = "tmpfs"
+	if onDisk {
+		if !mount.Known("ext4") {
+			if err := loader.Load("ext4", ""); err != nil {
+				return "", err
+			}
+		}
+		m = mount.FileSystem{Source: p.Device, Target: dir, Type: "ext4"}
+		on = p.Name
+	}
+	if dir == stateDir {
+		m.Flags = unix.MS_NOSUID | unix.MS_NODEV
+	}
+	if err := mount.Mount(m); err != nil {
+		return "", err
+	}
+	s.done(console.F("on", on))
+	return on, nil
+}
+
+// extensions names the extensions of an image, in their order.
+func extensions(list *layers.List) string {
+	var names []string
+	for _, y := range list.Layers {
+		if y.Kind != layers.Extension {
+			continue
+		}
+		name := y.Name
+		if y.Version != "" {
+			name += "@" + y.Version
+		}
+		names = append(names, name)
+	}
+	return strings.Join(names, ",")
+}
+
+// extensionModules returns the modules in the kernel that extensions asked for,
+// with those of their dependencies that an extension provides, sorted.
+func extensionModules(index *modules.Index, asked []layers.Module, origins map[string]string) ([]string, error) {
+	data, err := os.ReadFile("/proc/modules")
+	if err != nil {
+		return nil, err
+	}
+	inKernel := map[string]bool{}
+	for line := range strings.Lines(string(data)) {
+		name, _, _ := strings.Cut(line, " ")
+		inKernel[name] = true
+	}
+	return wanted(index, asked, origins, inKernel)
+}
+
+func wanted(index *modules.Index, asked []layers.Module, origins map[string]string, inKernel map[string]bool) ([]string, error) {
+	var names []string
+	for _, m := range asked {
+		self, err := index.Resolve(m.Name)
+		if err != nil {
+			return nil, err
+		}
+		closure, err := index.Closure(m.Name)
+		if err != nil {
+			return nil, err
+		}
+		for _, n := range closure {
+			if inKernel[n] && (slices.Contains(self, n) || origins[n] != "") {
+				names = append(names, n)
+			}
+		}
+	}
+	slices.Sort(names)
+	return slices.Compact(names), nil
+}
