@@ -18,6 +18,7 @@ import (
 	"github.com/google/go-containerregistry/pkg/v1/layout"
 	"github.com/google/go-containerregistry/pkg/v1/mutate"
 	"github.com/google/go-containerregistry/pkg/v1/types"
+	"golang.org/x/sys/unix"
 
 	"github.com/kilnhq/kiln/imager/extent"
 )
@@ -51,10 +52,19 @@ func Write(ctx context.Context, path string, config Config, parts map[string]ext
 	if err := p.AppendImage(img, layout.WithPlatform(v1.Platform{OS: "linux", Architecture: config.Arch})); err != nil {
 		return err
 	}
-	if err := os.RemoveAll(path); err != nil {
-		return err
+	return replace(tmp, path)
+}
+
+// replace gives the directory tmp the name path. If there is one already the two
+// are exchanged, and the caller removes the old one under the name tmp.
+func replace(tmp, path string) error {
+	if _, err := os.Lstat(path); os.IsNotExist(err) {
+		return os.Rename(tmp, path)
 	}
-	return os.Rename(tmp, path)
+	if err := unix.Renameat2(unix.AT_FDCWD, tmp, unix.AT_FDCWD, path, unix.RENAME_EXCHANGE); err != nil {
+		return &os.LinkError{Op: "exchange", Old: tmp, New: path, Err: err}
+	}
+	return nil
 }
 
 // replaceable refuses to replace a directory that is not an OCI layout.

@@ -1,0 +1,137 @@
+package main
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"os"
+	"strings"
+
+	"github.com/spf13/cobra"
+
+	"github.com/kilnhq/kiln/extensions"
+	"github.com/kilnhq/kiln/imager"
+	"github.com/kilnhq/kiln/imager/base"
+	"github.com/kilnhq/kiln/internal/progress"
+	"github.com/kilnhq/kiln/profiles"
+)
+
+type buildFlags struct {
+	base       string
+	extensions []string
+	kernelArgs []string
+	arch       string
+	format     string
+	size       string
+	output     string
+	cache      string
+}
+
+func newBuild(g *globals) *cobra.Command {
+	var f buildFlags
+	c := &cobra.Command{
+		Use:   "build PROFILE",
+		Short: "Compose an image from a profile, a base and system extensions",
+		Long: `Compose a bootable image. PROFILE is a built-in profile (` + strings.Join(profiles.Names(), ", ") + `)
+or a YAML file. Composing needs no privilege, no network and no other program,
+and the same inputs always give the same bytes.`,
+		Example: `  kiln build metal --base base --output metal.raw
+  kiln build metal --base base --extension wireguard.oci --kernel-arg quiet --output metal.raw
+  kiln build ./my-profile.yaml --base base --output disk.raw.zst
+  kiln build metal --base base --output - | zstd -dc - >/dev/null`,
+		Args: args(1, "one profile"),
+		RunE: func(c *cobra.Command, args []string) error {
+			r, err := g.reporter()
+			if err != nil {
+				return err
+			}
+			return build(c.Context(), c, r, args[0], f)
+		},
+		ValidArgs: profiles.Names(),
+	}
+	c.Flags().StringVar(&f.base, "base", "base", "OCI image layout of the base, from 'kiln base build'")
+	c.Flags().StringArrayVar(&f.extensions, "extension", nil, "system extension: a directory, tar or OCI image layout (repeatable; lowest layer first)")
+	c.Flags().StringArrayVar(&f.kernelArgs, "kernel-arg", nil, "kernel argument to append (repeatable)")
+	c.Flags().StringVar(&f.arch, "arch", "", "architecture, instead of the profile's: amd64 or arm64")
+	c.Flags().StringVar(&f.format, "format", "", "output format, instead of the profile's or the file name's: "+strings.Join(profiles.Formats(), ", "))
+	c.Flags().StringVar(&f.size, "size", "", "size of the disk, instead of the profile's, for example 8GiB")
+	c.Flags().StringVarP(&f.output, "output", "o", "", "file to write; - is standard output (default kiln-PROFILE-ARCH.FORMAT)")
+	c.Flags().StringVar(&f.cache, "cache", "", "directory of the cache of compressed layers (default: kiln in the user's cache directory)")
+	return c
+}
+
+func build(ctx context.Context, c *cobra.Command, r *progress.Reporter, name string, f buildFlags) error {
+	p, err := profile(name, f)
+	if err != nil {
+		return err
+	}
+	b, err := base.Open(f.base, p.Arch)
+	if err != nil {
+		return err
+	}
+	req := imager.Request{Profile: p, Base: b, KernelArgs: f.kernelArgs, Version: version, Log: r.Logger()}
+	if req.Epoch, err = epoch(b.Config.Epoch); err != nil {
+		return err
+	}
+	for _, ref := range f.extensions {
+		e, err := extensions.Open(ctx, ref, p.Arch, extensions.Limits{})
+		if err != nil {
+			return err
+		}
+		req.Extensions = append(req.Extensions, e)
+	}
+	dir, done, err := cacheDir(f.cache)
+	if err != nil {
+		return err
+	}
+	defer done()
+	req.Cache = dir
+	img, err := imager.Compose(ctx, req)
+	if err != nil {
+		return err
+	}
+	format, output := p.Output.Format, f.output
+	if output == "" {
+		output = fmt.Sprintf("kiln-%s-%s.%s", p.Name, p.Arch, format)
+	}
+	bar := r.Bar("write "+output, img.Size(format, output != "-"))
+	if output == "-" {
+		err = imager.WriteTo(ctx, os.Stdout, format, img.Disk, bar.Add)
+	} else {
+		err = imager.WriteFile(ctx, output, format, img.Disk, bar.Add)
+	}
+	bar.Done(err)
+	if err != nil || output == "-" {
+		return err
+	}
+	_, err = fmt.Fprintln(c.OutOrStdout(), output)
+	return err
+}
+
+// profile loads the profile and lays the flags over it.
+func profile(name string, f buildFlags) (*profiles.Profile, error) {
+	p, err := profiles.Load(name)
+	if err != nil {
+		return nil, err
+	}
+	if f.arch != "" {
+		p.Arch = f.arch
+	}
+	switch {
+	case f.format != "":
+		p.Output.Format = f.format
+	case strings.HasSuffix(f.output, ".raw.zst"):
+		p.Output.Format = "raw.zst"
+	case strings.HasSuffix(f.output, ".raw"):
+		p.Output.Format = "raw"
+	}
+	if f.size != "" {
+		if p.Disk.Size, err = profiles.ParseSize(f.size); err != nil {
+			return nil, usageError{fmt.Errorf("--size: %w", err)}
+		}
+	}
+	if err := p.Validate(); err != nil {
+		return nil, usageError{errors.Join(fmt.Errorf("profile %s with the flags given:", name), err)}
+	}
+	return p, nil
+}

@@ -1,0 +1,75 @@
+package main
+
+import (
+	"context"
+	"errors"
+	"io/fs"
+	"syscall"
+
+	"github.com/kilnhq/kiln/extensions"
+	"github.com/kilnhq/kiln/imager"
+	"github.com/kilnhq/kiln/imager/base"
+	"github.com/kilnhq/kiln/internal/strictyaml"
+	"github.com/kilnhq/kiln/profiles"
+)
+
+// Exit codes. They are documented in the README and in 'kiln help exit-codes'.
+const (
+	exitOK          = 0
+	exitFailed      = 1   // anything not below
+	exitUsage       = 2   // wrong flags or arguments, unknown profile, invalid YAML
+	exitNotFound    = 3   // an input is not there
+	exitRefused     = 4   // inputs are damaged or do not fit together
+	exitOutput      = 5   // the output cannot be written
+	exitInterrupted = 130 // SIGINT or SIGTERM
+)
+
+const exitCodesHelp = `  0    success
+  1    failed for a reason not below
+  2    wrong flags or arguments, unknown profile, invalid YAML
+  3    an input does not exist
+  4    inputs are damaged or do not fit together: the image would not boot
+  5    the output cannot be written, for example because the disk is full
+  130  interrupted; nothing half-written is left
+`
+
+// usageError marks errors of the command line itself.
+type usageError struct{ error }
+
+func (e usageError) Unwrap() error { return e.error }
+
+// exitCode classifies err. A command that was interrupted fails in many ways,
+// but its code is one.
+func exitCode(ctx context.Context, err error) int {
+	if err == nil {
+		return exitOK
+	}
+	if ctx.Err() != nil {
+		return exitInterrupted
+	}
+	var usage usageError
+	var yaml *strictyaml.Error
+	if errors.As(err, &usage) || errors.As(err, &yaml) || is(err, profiles.ErrUnknown, profiles.ErrInvalid) {
+		return exitUsage
+	}
+	if is(err, imager.ErrOutput, syscall.ENOSPC, syscall.EDQUOT, syscall.EROFS) {
+		return exitOutput
+	}
+	if is(err, imager.ErrRefused, base.ErrFormat, base.ErrPart, base.ErrRefused, extensions.ErrIncompatible,
+		extensions.ErrFormat, extensions.ErrHostile, extensions.ErrManifest) {
+		return exitRefused
+	}
+	if errors.Is(err, fs.ErrNotExist) {
+		return exitNotFound
+	}
+	return exitFailed
+}
+
+func is(err error, targets ...error) bool {
+	for _, t := range targets {
+		if errors.Is(err, t) {
+			return true
+		}
+	}
+	return false
+}

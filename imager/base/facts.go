@@ -1,0 +1,112 @@
+package base
+
+import (
+	"bytes"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"io"
+	"io/fs"
+	"strings"
+
+	"github.com/klauspost/compress/zstd"
+
+	"github.com/kilnhq/kiln/imager/extent"
+	"github.com/kilnhq/kiln/kernel/depmod"
+	"github.com/kilnhq/kiln/kernel/module"
+)
+
+// maxFacts bounds a part with facts, as stored and unpacked.
+const maxFacts = 256 << 20
+
+// Modules are the facts about the kernel modules of a base: what the index of
+// an extended system is made from, without reading a module again.
+type Modules struct {
+	Modules        []depmod.Module
+	Order          []byte // modules.order
+	Builtin        []byte // modules.builtin
+	BuiltinModinfo []byte // modules.builtin.modinfo
+	Symbols        []byte // System.map, if the kernel came with one
+}
+
+// Modules reads the facts about the base's kernel modules.
+func (b *Base) Modules() (*Modules, error) {
+	var m Modules
+	if err := b.facts(ModuleFacts, &m.Modules); err != nil {
+		return nil, err
+	}
+	for _, f := range []struct {
+		name string
+		data *[]byte
+	}{
+		{ModulesOrder, &m.Order}, {ModulesBuiltin, &m.Builtin}, {BuiltinModinfo, &m.BuiltinModinfo}, {SystemMap, &m.Symbols},
+	} {
+		p, err := b.Part(f.name)
+		if errors.Is(err, ErrPart) {
+			continue
+		}
+		if err != nil {
+			return nil, err
+		}
+		if *f.data, err = p.Bytes(maxFacts); err != nil {
+			return nil, err
+		}
+	}
+	return &m, nil
+}
+
+// Names returns the names of all modules, built-in ones too, with '_' for '-'.
+func (m *Modules) Names() map[string]bool {
+	names := map[string]bool{}
+	for _, mod := range m.Modules {
+		names[mod.Info.Name] = true
+	}
+	for line := range strings.Lines(string(m.Builtin)) {
+		if line = strings.TrimSpace(line); line != "" {
+			names[module.Name(line)] = true
+		}
+	}
+	return names
+}
+
+// Files returns the type and permissions of every path in the base's root file
+// system.
+func (b *Base) Files() (map[string]fs.FileMode, error) {
+	var files map[string]fs.FileMode
+	return files, b.facts(Files, &files)
+}
+
+func (b *Base) facts(name string, v any) error {
+	p, err := b.Part(name)
+	if err != nil {
+		return err
+	}
+	data, err := p.Bytes(maxFacts)
+	if err != nil {
+		return err
+	}
+	z, err := zstd.NewReader(bytes.NewReader(data), zstd.WithDecoderConcurrency(0))
+	if err != nil {
+		return fmt.Errorf("%w: %s: %w", ErrFormat, name, err)
+	}
+	defer z.Close()
+	dec := json.NewDecoder(io.LimitReader(z, maxFacts))
+	if err := dec.Decode(v); err != nil {
+		return fmt.Errorf("%w: %s: %w", ErrFormat, name, err)
+	}
+	return nil
+}
+
+// encodeFacts is the reverse of facts.
+func encodeFacts(v any) (extent.Source, error) {
+	data, err := json.Marshal(v)
+	if err != nil {
+		return nil, err
+	}
+	z, err := zstd.NewWriter(nil, zstd.WithEncoderLevel(zstd.SpeedBetterCompression), zstd.WithEncoderConcurrency(1))
+	if err != nil {
+		return nil, err
+	}
+	defer z.Close()
+	return extent.Bytes(z.EncodeAll(data, nil)), nil
+}

@@ -1,0 +1,152 @@
+package imager
+
+import (
+	"bytes"
+	"fmt"
+	"strings"
+
+	"github.com/kilnhq/kiln/imager/arch"
+	"github.com/kilnhq/kiln/imager/base"
+	"github.com/kilnhq/kiln/imager/extent"
+	"github.com/kilnhq/kiln/imager/grub"
+	"github.com/kilnhq/kiln/imager/uki"
+	"github.com/kilnhq/kiln/rootfs/tree"
+)
+
+// slot is the set of boot assets that a new image has; the other one, B, comes
+// with the first upgrade.
+const slot = "A"
+
+// maxBootPart bounds the parts of a base that are read into memory: boot
+// loaders and stubs.
+const maxBootPart = 4 << 20
+
+// assets are what boots: everything else on the disk serves to get at them.
+type assets struct {
+	kernel    extent.Source
+	initramfs extent.Source
+	cmdline   string // without what a boot loader adds
+	uki       extent.Source
+}
+
+func bootAssets(r Request, s *stack) (*assets, error) {
+	kernel, err := r.Base.Part(base.Vmlinuz)
+	if err != nil {
+		return nil, err
+	}
+	a := &assets{kernel: kernel.Content}
+	if a.initramfs, err = s.initramfs(r.Base, r.Epoch); err != nil {
+		return nil, fmt.Errorf("initramfs: %w", err)
+	}
+	if a.cmdline, err = cmdline(r); err != nil {
+		return nil, err
+	}
+	stub, err := bootPart(r.Base, base.Stub)
+	if err != nil {
+		return nil, err
+	}
+	a.uki, err = uki.Build(stub, []uki.Section{
+		{Name: ".osrel", Content: extent.Bytes([]byte(osRelease(r)))},
+		{Name: ".uname", Content: extent.Bytes([]byte(r.Base.Config.Release))},
+		{Name: ".cmdline", Content: extent.Bytes([]byte(a.cmdline))},
+		{Name: ".initrd", Content: a.initramfs},
+		{Name: ".linux", Content: a.kernel},
+	})
+	if err != nil {
+		return nil, fmt.Errorf("UKI: %w", err)
+	}
+	return a, nil
+}
+
+func bootPart(b *base.Base, name string) ([]byte, error) {
+	p, err := b.Part(name)
+	if err != nil {
+		return nil, err
+	}
+	return p.Bytes(maxBootPart)
+}
+
+// cmdline is the kernel command line common to all boot loaders.
+func cmdline(r Request) (string, error) {
+	args := append([]string{"kiln.platform=" + r.Profile.Platform}, r.Profile.Kernel.Args...)
+	args = append(args, r.KernelArgs...)
+	for _, a := range args {
+		if a == "" || strings.ContainsAny(a, "\n\r\x00") {
+			return "", refuse("kernel argument %q: want one line that is not empty", a)
+		}
+	}
+	line := strings.Join(args, " ")
+	if limit := 2048; len(line) > limit-256 { // COMMAND_LINE_SIZE, less what the boot loader adds
+		return "", refuse("kernel arguments: %d bytes, the kernel takes %d; remove some", len(line), limit-256)
+	}
+	return line, nil
+}
+
+// osRelease is what systemd-boot shows of a UKI and sorts it by; see
+// os-release(5) and the UAPI boot loader specification.
+func osRelease(r Request) string {
+	return fmt.Sprintf("ID=kiln\nNAME=\"kiln\"\nPRETTY_NAME=\"kiln %s (Linux %s)\"\nVERSION_ID=%s\n",
+		r.Version, r.Base.Config.Release, r.Version)
+}
+
+// loaderConf is systemd-boot's configuration: boot at once. Without a menu a
+// phantom key on a noisy serial line cannot stop the machine.
+const loaderConf = "timeout menu-disabled\neditor no\n"
+
+// efiTree is the content of the EFI system partition with the UKIs of the given
+// slots.
+func efiTree(r Request, machine arch.Arch, a *assets, slots ...string) (*tree.Tree, error) {
+	loader, err := r.Base.Part(base.Loader)
+	if err != nil {
+		return nil, err
+	}
+	files := map[string]tree.Content{
+		machine.Removable:    loader.Content,
+		"loader/loader.conf": bytes.NewReader([]byte(loaderConf)),
+	}
+	for _, s := range slots {
+		files["EFI/Linux/kiln-"+s+".efi"] = a.uki
+	}
+	return fileTree(files, r.Epoch)
+}
+
+// bootTree is the content of BOOT, from which GRUB boots.
+func bootTree(r Request, id identity, a *assets, slots ...string) (*tree.Tree, error) {
+	config := grub.Config{
+		Timeout: 0,
+		Serial:  true,
+		Entries: []grub.Entry{{
+			Title:  fmt.Sprintf("kiln %s (Linux %s), slot %s", r.Version, r.Base.Config.Release, slot),
+			Linux:  "/" + slot + "/vmlinuz",
+			Initrd: "/" + slot + "/initramfs",
+			Args:   fmt.Sprintf("kiln.slot=%s kiln.disk=%s %s", slot, id.uuid("disk"), a.cmdline),
+		}},
+	}
+	text, err := config.Encode()
+	if err != nil {
+		return nil, fmt.Errorf("grub.cfg: %w", err)
+	}
+	files := map[string]tree.Content{"grub/grub.cfg": bytes.NewReader(text)}
+	for _, s := range slots {
+		files[s+"/vmlinuz"], files[s+"/initramfs"] = a.kernel, a.initramfs
+	}
+	return fileTree(files, r.Epoch)
+}
+
+func fileTree(files map[string]tree.Content, epoch int64) (*tree.Tree, error) {
+	t := tree.New()
+	for name, content := range files {
+		if i := strings.LastIndexByte(name, '/'); i > 0 {
+			if err := t.MkdirAll(name[:i], 0o755); err != nil {
+				return nil, err
+			}
+		}
+		if err := t.Add(name, &tree.Inode{Mode: 0o644, Content: content}); err != nil {
+			return nil, err
+		}
+	}
+	for _, ino := range t.All() {
+		ino.ModTime = epoch
+	}
+	return t, nil
+}

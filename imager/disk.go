@@ -1,0 +1,221 @@
+package imager
+
+import (
+	"errors"
+	"fmt"
+
+	"github.com/kilnhq/kiln/imager/arch"
+	"github.com/kilnhq/kiln/imager/base"
+	"github.com/kilnhq/kiln/imager/ext4"
+	"github.com/kilnhq/kiln/imager/extent"
+	"github.com/kilnhq/kiln/imager/fat"
+	"github.com/kilnhq/kiln/imager/gpt"
+	"github.com/kilnhq/kiln/imager/grub"
+	"github.com/kilnhq/kiln/profiles"
+	"github.com/kilnhq/kiln/rootfs/tree"
+)
+
+const (
+	mib = 1 << 20
+
+	// minEphemeral is the size of EPHEMERAL in an image as small as its
+	// payload. It grows on the node.
+	minEphemeral = 64 * mib
+	metaSize     = 1 * mib
+	biosSize     = 1 * mib
+)
+
+// partition is one partition before it has a place on the disk.
+type partition struct {
+	label   string
+	kind    gpt.GUID
+	size    int64                                    // bytes, a multiple of 1 MiB
+	content func(start int64) (extent.Source, error) // may depend on the offset on the disk; nil is zeros
+	attrs   uint64
+}
+
+// partitions lays out the partitions of the disk in order; their contents are
+// made when their places are known.
+func partitions(r Request, machine arch.Arch, id identity, a *assets) ([]partition, error) {
+	efi, err := efiPartition(r, machine, id, a)
+	if err != nil {
+		return nil, err
+	}
+	parts := []partition{efi}
+	if r.Profile.Disk.BootLoader == profiles.Dual {
+		core, err := bootPart(r.Base, base.GrubCore)
+		if err != nil {
+			return nil, err
+		}
+		boot, err := bootPartition(r, id, a)
+		if err != nil {
+			return nil, err
+		}
+		parts = append(parts, biosPartition(r, core), boot)
+	}
+	parts = append(parts, partition{label: "META", kind: gpt.LinuxFilesystem, size: metaSize})
+	for _, data := range []struct {
+		label string
+		size  int64
+	}{
+		{"STATE", int64(r.Profile.Disk.Partitions.State)},
+		{"EPHEMERAL", max(minEphemeral, int64(r.Profile.Disk.Partitions.Ephemeral))},
+	} {
+		parts = append(parts, partition{label: data.label, kind: gpt.LinuxFilesystem, size: data.size})
+	}
+	if err := fitDisk(r.Profile, parts); err != nil {
+		return nil, err
+	}
+	for i := range parts[len(parts)-2:] {
+		p := &parts[len(parts)-2+i]
+		p.content = func(int64) (extent.Source, error) {
+			return ext4.Build(tree.New(), ext4Options(r, id, p.label, p.size))
+		}
+	}
+	return parts, nil
+}
+
+// fitDisk gives EPHEMERAL, the last partition, what is left of a disk of a
+// given size.
+func fitDisk(p *profiles.Profile, parts []partition) error {
+	if p.Disk.Size == 0 {
+		return nil
+	}
+	need := diskSize(parts)
+	if need > int64(p.Disk.Size) {
+		var list string
+		for _, part := range parts {
+			list += fmt.Sprintf(" %s %d MiB,", part.label, part.size/mib)
+		}
+		return refuse("disk.size %s is too small: %d MiB are needed (%s partition tables 2 MiB); enlarge it or give smaller partitions",
+			p.Disk.Size, need/mib, list[1:])
+	}
+	if p.Disk.Partitions.Ephemeral == 0 {
+		parts[len(parts)-1].size += int64(p.Disk.Size) - need
+	}
+	return nil
+}
+
+// diskSize is the size of a disk with these partitions: 1 MiB before the first
+// and after the last for the two partition tables.
+func diskSize(parts []partition) int64 {
+	size := int64(2 * mib)
+	for _, p := range parts {
+		size += p.size
+	}
+	return size
+}
+
+func efiPartition(r Request, machine arch.Arch, id identity, a *assets) (partition, error) {
+	options := func(size, start int64) fat.Options {
+		return fat.Options{
+			Size: size, SectorSize: int(r.Profile.Disk.SectorSize), Label: "EFI", VolumeID: id.volumeID("EFI"),
+			Time: r.Epoch, HiddenSectors: uint32(start / r.Profile.Disk.SectorSize),
+		}
+	}
+	size := int64(r.Profile.Disk.Partitions.EFI)
+	if size == 0 {
+		full, err := efiTree(r, machine, a, "A", "B")
+		if err != nil {
+			return partition{}, err
+		}
+		least, err := fat.MinSize(full, options(0, 0))
+		if err != nil {
+			return partition{}, fmt.Errorf("EFI: %w", err)
+		}
+		size = extent.Align(least+least/5, mib)
+	}
+	t, err := efiTree(r, machine, a, slot)
+	if err != nil {
+		return partition{}, err
+	}
+	return partition{label: "EFI", kind: gpt.EFISystem, size: size, content: func(start int64) (extent.Source, error) {
+		return fat.Build(t, options(size, start))
+	}}, nil
+}
+
+func biosPartition(r Request, core []byte) partition {
+	return partition{label: "BIOS", kind: gpt.BIOSBoot, size: biosSize, attrs: gpt.LegacyBIOSBootable, content: func(start int64) (extent.Source, error) {
+		patched, err := grub.Core(core, uint64(start/r.Profile.Disk.SectorSize))
+		if err != nil {
+			return nil, err
+		}
+		return extent.Bytes(patched), nil
+	}}
+}
+
+func bootPartition(r Request, id identity, a *assets) (partition, error) {
+	size := int64(r.Profile.Disk.Partitions.BOOT)
+	if size == 0 {
+		full, err := bootTree(r, id, a, "A", "B")
+		if err != nil {
+			return partition{}, err
+		}
+		least, err := ext4.MinSize(full, ext4Options(r, id, "BOOT", 0))
+		if err != nil {
+			return partition{}, fmt.Errorf("BOOT: %w", err)
+		}
+		size = extent.Align(least+least/5, mib)
+	}
+	t, err := bootTree(r, id, a, slot)
+	if err != nil {
+		return partition{}, err
+	}
+	return partition{label: "BOOT", kind: gpt.LinuxFilesystem, size: size, content: func(int64) (extent.Source, error) {
+		return ext4.Build(t, ext4Options(r, id, "BOOT", size))
+	}}, nil
+}
+
+func ext4Options(r Request, id identity, label string, size int64) ext4.Options {
+	return ext4.Options{Size: size, Label: label, UUID: id.uuid("ext4 " + label), Time: r.Epoch}
+}
+
+// assemble gives every partition its place and puts the partition tables
+// around them.
+func assemble(r Request, id identity, parts []partition) (*extent.Map, *gpt.Table, error) {
+	size := diskSize(parts)
+	if s := int64(r.Profile.Disk.Size); s > size {
+		size = s
+	}
+	table := &gpt.Table{DiskID: id.uuid("disk"), SectorSize: r.Profile.Disk.SectorSize, Size: size}
+	disk := extent.New(size)
+	start := int64(mib)
+	for _, p := range parts {
+		table.Partitions = append(table.Partitions, gpt.Partition{
+			Type: p.kind, ID: id.uuid("partition " + p.label), Name: p.label, Start: start, Size: p.size, Attributes: p.attrs,
+		})
+		if p.content != nil {
+			content, err := p.content(start)
+			if err == nil {
+				err = putPartition(disk, start, p.size, content)
+			}
+			if err != nil {
+				return nil, nil, fmt.Errorf("partition %s: %w", p.label, err)
+			}
+		}
+		if p.kind == gpt.BIOSBoot {
+			code, err := bootPart(r.Base, base.GrubBoot)
+			if err != nil {
+				return nil, nil, err
+			}
+			if table.BootCode, err = grub.BootSector(code, uint64(start/r.Profile.Disk.SectorSize)); err != nil {
+				return nil, nil, err
+			}
+		}
+		start += p.size
+	}
+	tables, err := table.Map()
+	if err != nil {
+		return nil, nil, err
+	}
+	return disk, table, disk.Put(0, tables)
+}
+
+var errTooLarge = errors.New("content is larger than the partition")
+
+func putPartition(disk *extent.Map, start, size int64, content extent.Source) error {
+	if content.Size() > size {
+		return fmt.Errorf("%w: %d bytes in %d", errTooLarge, content.Size(), size)
+	}
+	return disk.Put(start, content)
+}

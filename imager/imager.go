@@ -1,0 +1,119 @@
+// Package imager composes images: a profile, a base and system extensions
+// become boot assets, partitions, a disk, and the file or stream it is written
+// to. Nothing is written, mounted or executed on the way; Compose returns an
+// extent map whose contents still are in the base and in the cache.
+package imager
+
+import (
+	"context"
+	"crypto/sha256"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"log/slog"
+
+	"github.com/google/uuid"
+
+	"github.com/kilnhq/kiln/extensions"
+	"github.com/kilnhq/kiln/imager/arch"
+	"github.com/kilnhq/kiln/imager/base"
+	"github.com/kilnhq/kiln/imager/cache"
+	"github.com/kilnhq/kiln/imager/extent"
+	"github.com/kilnhq/kiln/imager/gpt"
+	"github.com/kilnhq/kiln/profiles"
+)
+
+// ErrRefused is wrapped by errors for inputs that do not fit together.
+var ErrRefused = errors.New("refused")
+
+// Request is what to compose.
+type Request struct {
+	Profile    *profiles.Profile
+	Base       *base.Base
+	Extensions []*extensions.Extension // lowest layer first
+	KernelArgs []string                // after the profile's
+	Cache      cache.Dir               // of compressed layers
+	Version    string                  // of kiln
+	Epoch      int64                   // time of everything that is made, seconds since 1970
+	Log        *slog.Logger
+}
+
+// Image is a composed disk.
+type Image struct {
+	Disk  *extent.Map
+	Table *gpt.Table
+}
+
+// Compose makes the disk image of a request. It reads what it must check, and
+// compresses extensions that are not in the cache; everything else waits for
+// the caller to write the disk.
+func Compose(ctx context.Context, r Request) (*Image, error) {
+	machine, err := arch.For(r.Profile.Arch)
+	if err != nil {
+		return nil, err
+	}
+	id, err := r.identity()
+	if err != nil {
+		return nil, err
+	}
+	modules, err := check(ctx, r)
+	if err != nil {
+		return nil, err
+	}
+	stack, err := stackLayers(ctx, r, modules)
+	if err != nil {
+		return nil, err
+	}
+	assets, err := bootAssets(r, stack)
+	if err != nil {
+		return nil, err
+	}
+	parts, err := partitions(r, machine, id, assets)
+	if err != nil {
+		return nil, err
+	}
+	disk, table, err := assemble(r, id, parts)
+	if err != nil {
+		return nil, err
+	}
+	return &Image{Disk: disk, Table: table}, nil
+}
+
+// identity is the namespace from which all identifiers of an image derive: a
+// digest of everything the image is a function of.
+func (r Request) identity() (identity, error) {
+	in := struct {
+		Profile    *profiles.Profile
+		Base       string
+		Extensions []string
+		KernelArgs []string
+		Version    string
+		Epoch      int64
+	}{Profile: r.Profile, Base: r.Base.Digest, KernelArgs: r.KernelArgs, Version: r.Version, Epoch: r.Epoch}
+	for _, e := range r.Extensions {
+		in.Extensions = append(in.Extensions, e.Digest)
+	}
+	data, err := json.Marshal(in)
+	if err != nil {
+		return identity{}, err
+	}
+	return identity(sha256.Sum256(data)), nil
+}
+
+type identity [sha256.Size]byte
+
+// uuid derives the identifier of what (RFC 9562, version 8: SHA-256 in the way
+// of version 5).
+func (id identity) uuid(what string) uuid.UUID {
+	return uuid.NewHash(sha256.New(), uuid.UUID(id[:16]), append(id[16:], what...), 8)
+}
+
+// volumeID derives the 32-bit serial number of a FAT file system.
+func (id identity) volumeID(what string) uint32 {
+	u := id.uuid(what)
+	return uint32(u[0])<<24 | uint32(u[1])<<16 | uint32(u[2])<<8 | uint32(u[3])
+}
+
+func refuse(format string, args ...any) error {
+	return fmt.Errorf("%w: %s", ErrRefused, fmt.Sprintf(format, args...))
+}
