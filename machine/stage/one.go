@@ -107,7 +107,7 @@ func memory() uint64 {
 
 // truncated explains what is missing from the initramfs.
 func truncated(err error) error {
-	return fmt.Errorf("%w; the kernel goes on with an initramfs that it could unpack only in part, and this machine has %d MiB of memory: give it more", err, memory()>>20)
+	return fmt.Errorf("%w; the kernel boots on with an initramfs that it could unpack only in part: either the image is damaged, or the %d MiB of memory of this machine are too small", err, memory()>>20)
 }
 
 func readList(root fs.FS) (*layers.List, error) {

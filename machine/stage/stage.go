@@ -64,7 +64,7 @@ type start struct {
 	console *console.Console
 	args    cmdline.Args
 	mu      sync.Mutex
-	stage   string // under way
+	stage   string    // under way
 	ending  sync.Once // failure or shutdown
 }
 

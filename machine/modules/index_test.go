@@ -1,0 +1,215 @@
+package modules
+
+import (
+	"errors"
+	"io/fs"
+	"slices"
+	"strings"
+	"testing"
+	"testing/fstest"
+)
+
+// A cut of Debian's generic kernel.
+func kernel() fstest.MapFS {
+	return fstest.MapFS{
+		"modules.dep": {Data: []byte(`# comment
+kernel/fs/ext4/ext4.ko.xz: kernel/lib/crc16.ko.xz kernel/fs/mbcache.ko.xz kernel/fs/jbd2/jbd2.ko.xz
+kernel/lib/crc16.ko.xz:
+kernel/fs/mbcache.ko.xz:
+kernel/fs/jbd2/jbd2.ko.xz:
+kernel/crypto/crc32c_generic.ko.xz:
+kernel/arch/x86/crypto/crc32c-intel.ko.zst:
+kernel/net/wireguard.ko: kernel/lib/libchacha20poly1305.ko kernel/lib/libchacha.ko
+kernel/lib/libchacha20poly1305.ko: kernel/lib/libchacha.ko
+kernel/lib/libchacha.ko:
+kernel/a.ko:
+kernel/b.ko:
+kernel/drivers/block/virtio_blk.ko.xz:
+`)},
+		"modules.builtin": {Data: []byte("kernel/fs/binfmt_elf.ko\nkernel/drivers/nvme/host/nvme-core.ko\n")},
+		"modules.softdep": {Data: []byte(`# Soft dependencies extracted from modules themselves.
+softdep ext4 pre: crypto-crc32c
+softdep jbd2 pre: crypto-crc32c
+softdep cifs gcm
+softdep a pre: b absent
+softdep b post: a
+`)},
+		"modules.alias": {Data: []byte(`alias crypto-crc32c crc32c_intel
+alias crypto-crc32c crc32c_generic
+alias fs-ext4 ext4
+alias virtio:d00000002v* virtio_blk
+alias rtnl-link-wireguard wireguard
+alias broken
+`)},
+	}
+}
+
+func open(t *testing.T) *Loader {
+	t.Helper()
+	x, err := ReadIndex(kernel())
+	if err != nil {
+		t.Fatal(err)
+	}
+	return &Loader{index: x, dir: "M", done: map[string]bool{}, failed: map[string]bool{},
+		loaded: func(string) bool { return false }}
+}
+
+func TestLoadOrder(t *testing.T) {
+	for _, c := range []struct {
+		name string
+		want string
+	}{
+		{"ext4", "crc32c_generic crc32c-intel jbd2 mbcache crc16 ext4"},
+		{"fs-ext4", "crc32c_generic crc32c-intel jbd2 mbcache crc16 ext4"},
+		{"wireguard", "libchacha libchacha20poly1305 wireguard"},
+		{"rtnl_link-wireguard", "libchacha libchacha20poly1305 wireguard"},
+		{"crc32c_intel", "crc32c-intel"},
+		{"nvme_core", ""},
+		{"a", "b a"}, // a circle of soft dependencies
+		{"b", "b a"},
+	} {
+		l := open(t)
+		var got []string
+		l.load = func(file, _ string) error {
+			name, _, _ := strings.Cut(file[strings.LastIndexByte(file, '/')+1:], ".")
+			got = append(got, name)
+			return nil
+		}
+		if err := l.Load(c.name, ""); err != nil {
+			t.Errorf("%s: %v", c.name, err)
+		}
+		if s := strings.Join(got, " "); s != c.want {
+			t.Errorf("%s: loaded %q, want %q", c.name, s, c.want)
+		}
+	}
+}
+
+func TestLoadParameters(t *testing.T) {
+	l := open(t)
+	l.config = &Config{}
+	l.config.AddOptions("virtio-blk", "queue_depth=1")
+	l.config.AddCommandLine([]string{"quiet", "virtio_blk.num_request_queues=2", "kiln.disk=x", "modprobe.blacklist=a,crc32c-intel"})
+	var got string
+	l.load = func(file, parameters string) error { got = file + " " + parameters; return nil }
+	if err := l.Load("virtio_blk", "poll_queues=3"); err != nil {
+		t.Fatal(err)
+	}
+	if want := "M/kernel/drivers/block/virtio_blk.ko.xz queue_depth=1 num_request_queues=2 poll_queues=3"; got != want {
+		t.Errorf("loaded %q, want %q", got, want)
+	}
+	names, err := l.LoadAlias("crypto-crc32c")
+	if want := []string{"crc32c_generic"}; err != nil || !slices.Equal(names, want) {
+		t.Errorf("alias loaded %q, %v; want %q: the other is blacklisted", names, err, want)
+	}
+}
+
+func TestLoadFailure(t *testing.T) {
+	l := open(t)
+	boom := errors.New("boom")
+	tries := 0
+	l.load = func(file, _ string) error {
+		if strings.Contains(file, "mbcache") || strings.Contains(file, "virtio") {
+			tries++
+			return boom
+		}
+		return nil
+	}
+	err := l.Load("ext4", "")
+	if !errors.Is(err, boom) || err.Error() != "ext4 needs module mbcache: boom" {
+		t.Errorf("got error %v", err)
+	}
+	if err = l.Load("rot-13", ""); !errors.Is(err, ErrNotFound) || err.Error() != "rot-13: module not found: no module or alias of that name" {
+		t.Errorf("got error %v", err)
+	}
+	tries = 0
+	for range 3 {
+		names, err := l.LoadAlias("virtio:d00000002v00001AF4")
+		if len(names) > 0 || tries == 1 && err == nil && l.failed["virtio_blk"] == false {
+			t.Errorf("got %q, %v", names, err)
+		}
+	}
+	if tries != 1 {
+		t.Errorf("a driver that fails was tried %d times for its devices, want once", tries)
+	}
+	// One provider that works is enough.
+	l.load = func(file, _ string) error {
+		if strings.Contains(file, "intel") {
+			return boom
+		}
+		return nil
+	}
+	if err := l.Load("crypto-crc32c", ""); err != nil {
+		t.Errorf("got error %v", err)
+	}
+}
+
+func TestClosure(t *testing.T) {
+	x, err := ReadIndex(kernel())
+	if err != nil {
+		t.Fatal(err)
+	}
+	got, err := x.Closure("ext4")
+	if want := []string{"crc16", "crc32c_generic", "crc32c_intel", "ext4", "jbd2", "mbcache"}; err != nil || !slices.Equal(got, want) {
+		t.Errorf("got %q, %v; want %q", got, err, want)
+	}
+}
+
+func TestReadIndexErrors(t *testing.T) {
+	if _, err := ReadIndex(fstest.MapFS{}); !errors.Is(err, fs.ErrNotExist) {
+		t.Errorf("no modules.dep: got error %v", err)
+	}
+	_, err := ReadIndex(fstest.MapFS{"modules.dep": {Data: []byte("a.ko:\nnonsense\n")}})
+	if want := `modules.dep: line 2: found "nonsense", want "FILE: DEPENDENCY…"`; err == nil || err.Error() != want {
+		t.Errorf("got error %v, want %s", err, want)
+	}
+	if x, err := ReadIndex(fstest.MapFS{"modules.dep": {Data: []byte("a.ko:\n")}}); err != nil || !x.modulesOnly("a") {
+		t.Errorf("only modules.dep: %v", err)
+	}
+}
+
+func (x *Index) modulesOnly(name string) bool {
+	names, err := x.Resolve(name)
+	return err == nil && slices.Equal(names, []string{name})
+}
+
+func TestReadConfig(t *testing.T) {
+	c, err := ReadConfig(fstest.MapFS{
+		"etc/modprobe.d/a.conf":     {Data: []byte("options kvm-amd nested=0 \\\n avic=1\nblacklist pcspkr\ninstall x /bin/false\n")},
+		"usr/lib/modprobe.d/a.conf": {Data: []byte("options kvm_amd hidden=1\n")},
+		"usr/lib/modprobe.d/b.conf": {Data: []byte("options kvm_amd sev=1\noptions\nblacklist\n")},
+	})
+	if err != nil {
+		t.Fatal(err)
+	}
+	if got, want := c.parameters("kvm_amd"), "nested=0 avic=1 sev=1"; got != want {
+		t.Errorf("options are %q, want %q", got, want)
+	}
+	if !c.blacklisted("pcspkr") || c.blacklisted("x") {
+		t.Error("blacklist is wrong")
+	}
+}
+
+func FuzzIndex(f *testing.F) {
+	k := kernel()
+	f.Add(k["modules.dep"].Data, k["modules.softdep"].Data, k["modules.alias"].Data, "fs-ext4")
+	f.Add([]byte("a.ko: b.ko\nb.ko: a.ko\n"), []byte("softdep a pre: b post: a\n"), []byte("alias * a\nalias a* b\n"), "a")
+	f.Fuzz(func(t *testing.T, dep, soft, alias []byte, name string) {
+		x, err := ReadIndex(fstest.MapFS{"modules.dep": {Data: dep}, "modules.softdep": {Data: soft}, "modules.alias": {Data: alias}})
+		if err != nil {
+			return
+		}
+		_, _ = x.Closure(name)
+		l := &Loader{index: x, done: map[string]bool{}, failed: map[string]bool{}, loaded: func(string) bool { return false },
+			load: func(string, string) error { return nil }}
+		_ = l.Load(name, "")
+	})
+}
+
+func FuzzConfig(f *testing.F) {
+	f.Add([]byte("options a b=c \\\n d\nblacklist e\n"), "a.b=c")
+	f.Fuzz(func(t *testing.T, data []byte, word string) {
+		c := &Config{}
+		c.parse(data)
+		c.AddCommandLine([]string{word})
+	})
+}
