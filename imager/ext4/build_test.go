@@ -159,7 +159,7 @@ func TestSizes(t *testing.T) {
 	for _, size := range []int64{
 		2 * mib, 2*mib + 4095, 7 * mib, 8 * mib, 9*mib + 4096, 64 * mib, 100 * mib, 128*mib - 4096, 128 * mib,
 		128*mib + 4096, 128*mib + 3*mib, 130 * mib, 200 * mib, 256*mib + 1, gib, 2*gib + 12*mib, 8 * gib, 8*gib + 5*mib,
-		100 * gib, tib, 8 * tib, 16 * tib,
+		100 * gib, tib, 8 * tib, 16*tib - 4096,
 	} {
 		t.Run(fmt.Sprint(size), func(t *testing.T) {
 			if testing.Short() && size > 100*gib {

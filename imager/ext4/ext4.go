@@ -25,7 +25,11 @@
 //     kernel does not fill it later.
 //   - One inode per 16 KiB at every size, so that a small file system that is
 //     grown on its first boot does not run out of either inodes or space.
-//   - 1 % of the blocks is reserved for root, not 5 %.
+//   - 1 % of the blocks is reserved for root, not 5 %; a file system that the
+//     kernel grows keeps the number, not the share.
+//   - It can be grown while mounted, to any size: up to 1024 times its own
+//     within the descriptors reserved, beyond that with meta_bg, to which the
+//     kernel converts by itself.
 //   - Contents are placed one after the other from the start, each contiguous
 //     as far as metadata allows. Directories are not hashed.
 //
@@ -44,27 +48,22 @@ import (
 // NoJournal as Options.Journal builds a file system without one.
 const NoJournal = -1
 
-// maxSize is the largest file system in bytes: block numbers stay within 32
-// bits, which the resize inode and the journal's backup need.
-const maxSize = 16 << 40
+// maxSize is the largest file system in bytes: the number of blocks stays within
+// 32 bits, as the resize inode needs.
+const maxSize = 16<<40 - blockSize
 
-// Errors returned, wrapped, by Build and MinSize.
+// Errors returned, wrapped, by Build, MinSize and Open.
 var (
-	ErrOptions     = errors.New("ext4 options")
-	ErrUnsupported = errors.New("ext4 cannot hold this")
+	ErrOptions     = errors.New("invalid option")
+	ErrUnsupported = errors.New("not supported in ext4")
+	ErrCorrupt     = errors.New("corrupt ext4 file system")
 )
 
 // Options are the properties of a file system that do not follow from its tree.
 type Options struct {
-	// Size of the file system in bytes, at most 16 TiB. It is rounded down to
+	// Size of the file system in bytes, less than 16 TiB. It is rounded down to
 	// whole blocks; a last group too short for its metadata stays unused.
 	Size int64
-
-	// MaxSize is the size in bytes up to which the file system can be grown
-	// while mounted without changing its structure: room is kept for the group
-	// descriptors, 4 MiB per copy at most, which is good for 8 TiB more.
-	// Beyond it the kernel goes on with meta_bg. 0 is 1024 times Size.
-	MaxSize int64
 
 	// Journal is the size of the journal in bytes: 0 for what mke2fs chooses
 	// (none below 8 MiB, 4 MiB below 128 MiB, 16 MiB below 1 GiB, …, 1 GiB
@@ -97,7 +96,7 @@ func Build(t *tree.Tree, opts Options) (*extent.Map, error) {
 		return nil, err
 	}
 	if opts.Size > maxSize {
-		return nil, fmt.Errorf("%w: Size is %d bytes, the largest is %d (16 TiB)", ErrOptions, opts.Size, int64(maxSize))
+		return nil, fmt.Errorf("%w: Size is %d bytes, the largest is %d (16 TiB less a block)", ErrOptions, opts.Size, int64(maxSize))
 	}
 	v, err := collect(t, opts)
 	if err != nil {
@@ -132,8 +131,8 @@ func (o Options) check() error {
 	switch {
 	case len(o.Label) > 16:
 		return fmt.Errorf("%w: Label %q has %d bytes, at most 16 fit", ErrOptions, o.Label, len(o.Label))
-	case o.Size < 0 || o.MaxSize < 0:
-		return fmt.Errorf("%w: negative Size %d or MaxSize %d", ErrOptions, o.Size, o.MaxSize)
+	case o.Size < 0:
+		return fmt.Errorf("%w: Size is %d bytes", ErrOptions, o.Size)
 	case o.Journal != 0 && o.Journal != NoJournal && o.Journal/blockSize < minJournal:
 		return fmt.Errorf("%w: Journal is %d bytes, the smallest is %d", ErrOptions, o.Journal, minJournal*blockSize)
 	case o.Journal > maxJournal*blockSize:

@@ -18,8 +18,10 @@ const (
 	ptrsPerBlock   = blockSize / 4
 
 	maxInodesPerGroup = 8 * blockSize // what one bitmap block covers
-	spareInodes       = 8             // one inode in so many stays free when the tree decides their number
-	lastGroupSlack    = 50            // blocks a last group must have beyond its metadata
+
+	transactionSlack = 32 // blocks of a transaction that adds a group, besides reserved descriptors
+	spareInodes      = 8  // one inode in so many stays free when the tree decides their number
+	lastGroupSlack   = 50 // blocks a last group must have beyond its metadata
 )
 
 // Sizes of journals in blocks.
@@ -53,21 +55,25 @@ func newGeometry(size, inodes int64, opts Options) geometry {
 		g.inodesPerGroup = inodesPerGroup(g.blocks, g.groups, inodes)
 		g.tableBlocks = g.inodesPerGroup / inodesPerBlock
 		g.gdtBlocks = ceil(g.groups, descsPerBlock)
-		g.reservedGDT = reservedGDT(g.blocks, g.gdtBlocks, opts.MaxSize/blockSize)
+		g.journal = journalBlocks(g.blocks, opts)
+		g.reservedGDT = g.reserveGDT()
 		rest := g.blocks % groupBlocks
 		if g.groups == 1 || rest == 0 || rest >= g.minLastGroup() {
 			break
 		}
 		g.blocks -= rest
 	}
+	return g
+}
+
+func journalBlocks(blocks int64, opts Options) int64 {
 	switch opts.Journal {
 	case 0:
-		g.journal = defaultJournal(g.blocks)
+		return defaultJournal(blocks)
 	case NoJournal:
-	default:
-		g.journal = opts.Journal / blockSize
+		return 0
 	}
-	return g
+	return opts.Journal / blockSize
 }
 
 // minLastGroup returns how many blocks the last of several groups must have.
@@ -88,12 +94,16 @@ func inodesPerGroup(blocks, groups, inodes int64) int64 {
 	return min(ceil(n, inodesPerBlock)*inodesPerBlock, maxInodesPerGroup)
 }
 
-func reservedGDT(blocks, gdt, maxBlocks int64) int64 {
-	if maxBlocks == 0 {
-		maxBlocks = blocks * 1024
+// reserveGDT returns how many blocks to keep for more group descriptors: for
+// 1024 times as many groups, as mke2fs does. The kernel, when it adds groups,
+// initialises a group's share of them in one transaction, so that they must not
+// be more than a quarter of the journal.
+func (g geometry) reserveGDT() int64 {
+	maxBlocks := min(g.blocks*1024, 1<<32-1)
+	n := ceil(ceil(maxBlocks, groupBlocks), descsPerBlock) - g.gdtBlocks
+	if g.journal > 0 {
+		n = min(n, g.journal/4-transactionSlack)
 	}
-	maxBlocks = min(maxBlocks, 1<<32-1)
-	n := ceil(ceil(maxBlocks, groupBlocks), descsPerBlock) - gdt
 	return max(0, min(n, ptrsPerBlock))
 }
 
@@ -174,7 +184,6 @@ type layout struct {
 	journalRuns  []run
 	journalIndex []int64 // extent tree blocks
 	resizeBlock  int64   // the resize inode's double indirect block
-	lostRuns     []run   // lost+found's blocks when it is not in the tree
 
 	end int64 // all blocks below are used; above, only meta
 }
@@ -266,16 +275,13 @@ func (a *allocator) index(runs []run) []int64 {
 // layOut assigns blocks to everything in a file system of size bytes. The
 // result is only valid when it ends within the file system.
 func (v *volume) layOut(size int64) *layout {
-	l := newLayout(newGeometry(size, v.lastIno(), v.opts))
+	l := newLayout(newGeometry(size, v.lastInode(), v.opts))
 	a := &allocator{meta: l.meta}
 	if l.reservedGDT > 0 {
 		l.resizeBlock = a.block()
 	}
 	l.journalRuns = a.alloc(l.journal)
 	l.journalIndex = a.index(l.journalRuns)
-	if v.lostFound == nil {
-		l.lostRuns = a.alloc(lostFoundBlocks)
-	}
 	// What is needed to walk the tree comes before the contents.
 	for _, n := range v.nodes {
 		if !n.isFile() {
@@ -289,7 +295,7 @@ func (v *volume) layOut(size int64) *layout {
 	}
 	a.skip()
 	l.end = a.pos
-	if l.groups*l.inodesPerGroup < v.lastIno() {
+	if l.groups*l.inodesPerGroup < v.lastInode() {
 		// Even full inode tables do not suffice: at least one more group.
 		l.end = max(l.end, l.groups*groupBlocks+1)
 	}
@@ -321,7 +327,7 @@ func (v *volume) minSize() (int64, error) {
 			size = l.end * blockSize
 		default: // the last group was dropped: on to the size at which it is not
 			size += blockSize
-			for size <= maxSize && newGeometry(size, v.lastIno(), v.opts).blocks == l.blocks {
+			for size <= maxSize && newGeometry(size, v.lastInode(), v.opts).blocks == l.blocks {
 				size += blockSize
 			}
 		}

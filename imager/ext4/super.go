@@ -48,10 +48,6 @@ func (w *writer) groups() []byte {
 	le := binary.LittleEndian
 	usedBlocks := w.usedBlocks()
 	dirs := make([]int64, w.layout.groups)
-	dirs[0] = 1 // lost+found
-	if w.lostFound != nil {
-		dirs[0] = 0
-	}
 	for _, n := range w.nodes {
 		if n.src.Mode.IsDir() {
 			dirs[int64(n.ino-1)/w.inodesPerGroup]++
@@ -60,7 +56,7 @@ func (w *writer) groups() []byte {
 	out := make([]byte, w.gdtBlocks*blockSize)
 	w.free = 0
 	for g := range w.layout.groups {
-		usedInodes := max(0, min(w.inodesPerGroup, w.lastIno()-g*w.inodesPerGroup))
+		usedInodes := max(0, min(w.inodesPerGroup, w.lastInode()-g*w.inodesPerGroup))
 		freeInodes := w.inodesPerGroup - usedInodes
 		freeBlocks := w.groupSize(g) - usedBlocks[g]
 		w.free += freeBlocks
@@ -199,7 +195,7 @@ func (w *writer) superblock() []byte {
 	le.PutUint32(b[4:], uint32(w.blocks))
 	le.PutUint32(b[8:], uint32(reserved))
 	le.PutUint32(b[12:], uint32(w.free))
-	le.PutUint32(b[16:], uint32(inodes-w.lastIno()))
+	le.PutUint32(b[16:], uint32(inodes-w.lastInode()))
 	le.PutUint32(b[24:], 2) // block size: 1024 << 2
 	le.PutUint32(b[28:], 2) // cluster size
 	le.PutUint32(b[32:], groupBlocks)

@@ -5,6 +5,7 @@ import (
 	"io/fs"
 	"math"
 	"path"
+	"slices"
 	"strings"
 
 	"github.com/kilnhq/kiln/rootfs/tree"
@@ -36,9 +37,8 @@ const (
 
 // volume is a tree prepared for the disk: everything but block numbers.
 type volume struct {
-	opts      Options
-	nodes     []*node // in ascending order of inode number
-	lostFound *node   // if it is in the tree
+	opts  Options
+	nodes []*node // in ascending order of inode number: the root, lost+found, the rest
 }
 
 // node is an inode to be written.
@@ -59,20 +59,13 @@ type node struct {
 
 func (n *node) isFile() bool { return n.src.Mode.IsRegular() }
 
-func (v *volume) lastIno() int64 { return inoLostFound + int64(v.extra()) }
-
-// extra returns how many inodes come after lost+found's.
-func (v *volume) extra() int {
-	n := len(v.nodes) - 1 // the root has its own number
-	if v.lostFound != nil {
-		n--
-	}
-	return n
-}
+// lastInode returns the highest number of an inode.
+func (v *volume) lastInode() int64 { return inoLostFound + int64(len(v.nodes)) - 2 }
 
 // collect numbers the inodes of t and prepares everything that does not depend
 // on the size of the file system.
 func collect(t *tree.Tree, opts Options) (*volume, error) {
+	lost := &node{ino: inoLostFound, src: &tree.Inode{Mode: fs.ModeDir | 0o700, ModTime: opts.Time}}
 	v := &volume{opts: opts}
 	paths := map[string]*node{} // directories by path
 	files := map[*tree.Inode]*node{}
@@ -96,7 +89,7 @@ func collect(t *tree.Tree, opts Options) (*volume, error) {
 				return nil, fmt.Errorf("%s: %w: it must be a directory, e2fsck wants it", name, ErrUnsupported)
 			}
 			n.ino = inoLostFound
-			v.lostFound = n
+			lost = n
 		default:
 			if next == math.MaxUint32 {
 				return nil, fmt.Errorf("%s: %w: too many files", name, ErrUnsupported)
@@ -113,39 +106,31 @@ func collect(t *tree.Tree, opts Options) (*volume, error) {
 			files[src] = n
 		}
 		names[name] = n
-		v.nodes = append(v.nodes, n)
+		if n != lost {
+			v.nodes = append(v.nodes, n)
+		}
 	}
+	v.nodes = slices.Insert(v.nodes, 1, lost)
+	paths[lostFoundName], names[lostFoundName] = lost, lost
 	for name, n := range paths {
-		n.dir, n.links = v.directory(t, name, names)
+		n.dir, n.links = directory(t, name, names)
 		n.size = int64(len(n.dir))
 	}
-	v.sort()
 	return v, nil
 }
 
-// sort puts lost+found, which has the lowest number after the root's, second.
-func (v *volume) sort() {
-	if v.lostFound == nil {
-		return
-	}
-	rest := v.nodes[1:]
-	for i, n := range rest {
-		if n == v.lostFound {
-			copy(rest[1:i+1], rest[:i])
-			rest[0] = n
-			return
+// directory returns the blocks of a directory and its number of links.
+func directory(t *tree.Tree, name string, names map[string]*node) ([]byte, int) {
+	var w dirWriter
+	w.add(".", names[name].ino, typeDir)
+	w.add("..", names[path.Dir(name)].ino, typeDir)
+	kids := t.Children(name)
+	if name == "." {
+		if i, found := slices.BinarySearch(kids, lostFoundName); !found {
+			kids = slices.Insert(slices.Clone(kids), i, lostFoundName)
 		}
 	}
-}
-
-// directory returns the blocks of a directory and its number of links.
-func (v *volume) directory(t *tree.Tree, name string, names map[string]*node) ([]byte, int) {
-	var w dirWriter
-	parent := names[path.Dir(name)]
-	w.add(".", names[name].ino, typeDir)
-	w.add("..", parent.ino, typeDir)
 	links := 2
-	kids := t.Children(name)
 	for _, kid := range kids {
 		n := names[path.Join(name, kid)]
 		if n.src.Mode.IsDir() {
@@ -153,18 +138,13 @@ func (v *volume) directory(t *tree.Tree, name string, names map[string]*node) ([
 		}
 		w.add(kid, n.ino, direntType(n.src.Mode))
 	}
-	minBlocks := 1
-	if name == "." && v.lostFound == nil {
-		w.add(lostFoundName, inoLostFound, typeDir)
-		links++
-	}
-	if name == lostFoundName {
-		minBlocks = lostFoundBlocks
-	}
 	if links > maxLinks {
 		links = 1
 	}
-	return w.finish(minBlocks), links
+	if name == lostFoundName {
+		return w.finish(lostFoundBlocks), links
+	}
+	return w.finish(1), links
 }
 
 // prepare checks what the format can hold and encodes what needs no block

@@ -25,9 +25,9 @@ type piece struct {
 // write turns a layout into a map.
 func (v *volume) write(l *layout) (*extent.Map, error) {
 	w := &writer{volume: v, layout: l, seed: crc32c(^uint32(0), v.opts.UUID[:])}
-	w.tables = make([][]byte, ceil(v.lastIno(), l.inodesPerGroup))
+	w.tables = make([][]byte, ceil(v.lastInode(), l.inodesPerGroup))
 	for i := range w.tables {
-		used := min(l.inodesPerGroup, v.lastIno()-int64(i)*l.inodesPerGroup)
+		used := min(l.inodesPerGroup, v.lastInode()-int64(i)*l.inodesPerGroup)
 		w.tables[i] = make([]byte, ceil(used, inodesPerBlock)*blockSize)
 	}
 	w.reservedInodes()
@@ -154,21 +154,6 @@ func (w *writer) reservedInodes() {
 		w.mapped(inoJournal, n, w.journalRuns, w.journalIndex)
 		w.putInode(inoJournal, n)
 		w.put(w.journalRuns[0].start, journalSuper(w.journal, w.opts.UUID))
-	}
-	if w.lostFound == nil {
-		var d dirWriter
-		d.add(".", inoLostFound, typeDir)
-		d.add("..", inoRoot, typeDir)
-		b := d.finish(lostFoundBlocks)
-		sealDir(b, inodeSeed(w.seed, inoLostFound, 0))
-		n := &inode{mode: modeDir | 0o700, size: int64(len(b)), time: w.opts.Time, links: 2}
-		w.mapped(inoLostFound, n, w.lostRuns, nil)
-		w.putInode(inoLostFound, n)
-		rest := b
-		for _, r := range w.lostRuns {
-			w.put(r.start, rest[:r.n*blockSize])
-			rest = rest[r.n*blockSize:]
-		}
 	}
 }
 
