@@ -28,8 +28,8 @@ const maxModule = 256 << 20
 
 // Target is what extensions are to be added to.
 type Target struct {
-	Release string // of the base's kernel
-	Arch    string // "amd64" or "arm64"
+	Release string                 // of the base's kernel
+	Arch    string                 // "amd64" or "arm64"
 	Files   map[string]fs.FileMode // of the base's root file system
 	Modules map[string]bool        // names of the base's modules, built-in ones too, with '_'
 }
@@ -54,7 +54,30 @@ func Check(ctx context.Context, target Target, all []*Extension) ([][]depmod.Mod
 		}
 		errs = append(errs, e.checkModules(target, modules[i])...)
 	}
+	errs = append(errs, missingModules(target, all, modules)...)
 	return modules, errors.Join(errs...)
+}
+
+// missingModules finds modules that need one which nobody brings.
+func missingModules(target Target, all []*Extension, modules [][]depmod.Module) []error {
+	have := map[string]bool{}
+	for _, list := range modules {
+		for _, m := range list {
+			have[m.Info.Name] = true
+		}
+	}
+	var errs []error
+	for i, list := range modules {
+		for _, m := range list {
+			for _, need := range m.Info.Depends {
+				if name := module.Fold(need); !have[name] && !target.Modules[name] {
+					errs = append(errs, fmt.Errorf("%w: %s: %s: needs module %s, which is neither in the base nor in an extension; add it",
+						ErrIncompatible, all[i], path.Base(m.Path), name))
+				}
+			}
+		}
+	}
+	return errs
 }
 
 // conflicts finds paths of e that the base or an earlier extension has, and
@@ -91,7 +114,7 @@ func conflicts(target Target, e *Extension, owners map[string]*Extension) []erro
 func (e *Extension) modules(ctx context.Context) ([]depmod.Module, error) {
 	var names []string
 	for name, ino := range e.RootFS.All() {
-		if strings.HasPrefix(name, ModulesDir+"/") && ino.Mode.IsRegular() && isModule(name) {
+		if strings.HasPrefix(name, ModulesDir+"/") && ino.Mode.IsRegular() && module.IsFile(name) {
 			names = append(names, name)
 		}
 	}
@@ -116,16 +139,6 @@ func (e *Extension) modules(ctx context.Context) ([]depmod.Module, error) {
 		})
 	}
 	return out, group.Wait()
-}
-
-func isModule(name string) bool {
-	base := path.Base(name)
-	for _, ext := range []string{".ko", ".ko.xz", ".ko.zst", ".ko.gz"} {
-		if strings.HasSuffix(base, ext) {
-			return true
-		}
-	}
-	return false
 }
 
 func readAll(ino *tree.Inode) ([]byte, error) {

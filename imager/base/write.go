@@ -7,81 +7,27 @@ import (
 	"encoding/json"
 	"fmt"
 	"io"
-	"os"
-	"path/filepath"
 	"slices"
 	"strings"
 	"time"
 
 	v1 "github.com/google/go-containerregistry/pkg/v1"
 	"github.com/google/go-containerregistry/pkg/v1/empty"
-	"github.com/google/go-containerregistry/pkg/v1/layout"
 	"github.com/google/go-containerregistry/pkg/v1/mutate"
 	"github.com/google/go-containerregistry/pkg/v1/types"
-	"golang.org/x/sys/unix"
 
 	"github.com/kilnhq/kiln/imager/extent"
+	"github.com/kilnhq/kiln/internal/ocilayout"
 )
 
 // Write stores a base as an OCI image layout at path, replacing one that is
-// there. It is written beside path first and renamed, so path is old or new.
+// there.
 func Write(ctx context.Context, path string, config Config, parts map[string]extent.Source) error {
-	if err := replaceable(path); err != nil {
-		return err
-	}
 	img, err := image(ctx, config, parts)
 	if err != nil {
 		return err
 	}
-	parent, name := filepath.Split(filepath.Clean(path))
-	if parent == "" {
-		parent = "."
-	}
-	tmp, err := os.MkdirTemp(parent, "."+name+".tmp-*")
-	if err != nil {
-		return err
-	}
-	defer os.RemoveAll(tmp)
-	if err := os.Chmod(tmp, 0o755); err != nil {
-		return err
-	}
-	p, err := layout.Write(tmp, empty.Index)
-	if err != nil {
-		return err
-	}
-	if err := p.AppendImage(img, layout.WithPlatform(v1.Platform{OS: "linux", Architecture: config.Arch})); err != nil {
-		return err
-	}
-	return replace(tmp, path)
-}
-
-// replace gives the directory tmp the name path. If there is one already the two
-// are exchanged, and the caller removes the old one under the name tmp.
-func replace(tmp, path string) error {
-	if _, err := os.Lstat(path); os.IsNotExist(err) {
-		return os.Rename(tmp, path)
-	}
-	if err := unix.Renameat2(unix.AT_FDCWD, tmp, unix.AT_FDCWD, path, unix.RENAME_EXCHANGE); err != nil {
-		return &os.LinkError{Op: "exchange", Old: tmp, New: path, Err: err}
-	}
-	return nil
-}
-
-// replaceable refuses to replace a directory that is not an OCI layout.
-func replaceable(path string) error {
-	fi, err := os.Lstat(path)
-	if os.IsNotExist(err) {
-		return nil
-	}
-	if err != nil {
-		return err
-	}
-	if fi.IsDir() {
-		if _, err := os.Stat(filepath.Join(path, "oci-layout")); err == nil {
-			return nil
-		}
-	}
-	return fmt.Errorf("%s: exists and is not an OCI image layout; remove it or choose another output", path)
+	return ocilayout.Write(path, img, v1.Platform{OS: "linux", Architecture: config.Arch})
 }
 
 func image(ctx context.Context, config Config, parts map[string]extent.Source) (v1.Image, error) {

@@ -1,0 +1,72 @@
+// Package ocilayout writes OCI image layouts: directories with oci-layout,
+// index.json and blobs/, see the OCI image specification, "Image Layout".
+package ocilayout
+
+import (
+	"fmt"
+	"os"
+	"path/filepath"
+
+	v1 "github.com/google/go-containerregistry/pkg/v1"
+	"github.com/google/go-containerregistry/pkg/v1/empty"
+	"github.com/google/go-containerregistry/pkg/v1/layout"
+	"golang.org/x/sys/unix"
+)
+
+// Write stores img as the only image of a layout at path, replacing a layout
+// that is there. It is written beside path first and then put in its place, so
+// path is old or new.
+func Write(path string, img v1.Image, platform v1.Platform) error {
+	if err := replaceable(path); err != nil {
+		return err
+	}
+	parent, name := filepath.Split(filepath.Clean(path))
+	if parent == "" {
+		parent = "."
+	}
+	tmp, err := os.MkdirTemp(parent, "."+name+".tmp-*")
+	if err != nil {
+		return err
+	}
+	defer os.RemoveAll(tmp)
+	if err := os.Chmod(tmp, 0o755); err != nil {
+		return err
+	}
+	p, err := layout.Write(tmp, empty.Index)
+	if err != nil {
+		return err
+	}
+	if err := p.AppendImage(img, layout.WithPlatform(platform)); err != nil {
+		return err
+	}
+	return replace(tmp, path)
+}
+
+// replaceable refuses to replace a directory that is not an OCI layout.
+func replaceable(path string) error {
+	fi, err := os.Lstat(path)
+	if os.IsNotExist(err) {
+		return nil
+	}
+	if err != nil {
+		return err
+	}
+	if fi.IsDir() {
+		if _, err := os.Stat(filepath.Join(path, "oci-layout")); err == nil {
+			return nil
+		}
+	}
+	return fmt.Errorf("%s: exists and is not an OCI image layout; remove it or choose another output", path)
+}
+
+// replace gives the directory tmp the name path. If there is one already the two
+// are exchanged, and the caller removes the old one under the name tmp.
+func replace(tmp, path string) error {
+	if _, err := os.Lstat(path); os.IsNotExist(err) {
+		return os.Rename(tmp, path)
+	}
+	if err := unix.Renameat2(unix.AT_FDCWD, tmp, unix.AT_FDCWD, path, unix.RENAME_EXCHANGE); err != nil {
+		return &os.LinkError{Op: "exchange", Old: tmp, New: path, Err: err}
+	}
+	return nil
+}
