@@ -16,8 +16,8 @@ import (
 // multiple of 4 bytes, so that another archive may follow. Contents are not
 // read or copied, the archive refers to them.
 //
-// The root itself gets no entry: it exists before the kernel unpacks anything.
-// Names are relative, parents come first. Inode numbers count from 1 in that
+// The root itself gets no entry: it exists before the kernel unpacks anything
+// (as a tmpfs it has mode 1777 and belongs to root). Names are relative, parents come first. Inode numbers count from 1 in that
 // order; regular files, devices, FIFOs and sockets that are one inode in t are
 // hard links in the archive, with the content at the last name, as GNU cpio
 // does it. A time that does not fit into 32 bits becomes the nearest that does.

@@ -166,6 +166,7 @@ func TestParseConfigRefuses(t *testing.T) {
 		{"menuentry 'A' {\nlinux '/A'\n", `entry "A" has no end`},
 		{"menuentry 'A' {\nchainloader +1\n}", `line 2: not understood in an entry: ["chainloader" "+1"]`},
 		{"menuentry 'A' {\n}", `entry "A": kernel: path "" does not begin with /`},
+		{"menuentry 'A' {\nlinux /A ''\n}", "line 2: an empty kernel argument"},
 		{"x \\", "line 1: a backslash at the end"},
 	} {
 		_, err := ParseConfig([]byte(tt.text))

@@ -1,6 +1,7 @@
 package grub
 
 import (
+	"errors"
 	"fmt"
 	"strconv"
 	"strings"
@@ -74,6 +75,9 @@ func (p *parser) inEntry(words []string) error {
 		p.entry.Linux = words[1]
 		args := make([]string, 0, len(words)-2)
 		for _, w := range words[2:] {
+			if w == "" {
+				return errors.New("an empty kernel argument")
+			}
 			args = append(args, requote(w))
 		}
 		p.entry.Args = strings.Join(args, " ")
@@ -110,7 +114,7 @@ func splitLine(line string) ([]string, error) {
 		case '\\':
 			i++
 			if i == len(line) {
-				return nil, fmt.Errorf("a backslash at the end")
+				return nil, errors.New("a backslash at the end")
 			}
 			word.WriteByte(line[i])
 		case '"', '$', ';', '|', '&', '<', '>', '#':

@@ -430,3 +430,49 @@ func BenchmarkBuild(b *testing.B) {
 		}
 	}
 }
+
+// TestBuildMovesDebugDirectory checks the file offset inside the contents that
+// has to follow when the headers grow.
+func TestBuildMovesDebugDirectory(t *testing.T) {
+	stub := readStub(t)
+	h, err := readHeader(bytes.NewReader(stub), int64(len(stub)))
+	if err != nil {
+		t.Fatal(err)
+	}
+	var data sectionHeader
+	for _, s := range h.sections {
+		if s.name == ".data" {
+			data = s
+		}
+	}
+	dir := h.opt + optDirectoryTable + 8*dirDebug
+	le.PutUint32(stub[dir:], data.virtualAddress+64)
+	le.PutUint32(stub[dir+4:], 2*debugEntrySize)
+	first := data.rawOffset + 64 + debugRawOffset
+	le.PutUint32(stub[first:], data.rawOffset+200)
+	le.PutUint32(stub[first+debugEntrySize:], 0) // not in the file
+	before := bytes.Clone(stub)
+	image := build(t, stub, profiles(t))
+	f, err := pe.NewFile(bytes.NewReader(image))
+	if err != nil {
+		t.Fatal(err)
+	}
+	moved := f.Section(".data").Offset
+	if moved == data.rawOffset {
+		t.Fatal("nothing moved; the test needs more sections")
+	}
+	entry := image[moved+64+debugRawOffset:]
+	if got := le.Uint32(entry); got != moved+200 {
+		t.Errorf("file offset in the debug directory %d, want %d", got, moved+200)
+	}
+	if got := le.Uint32(entry[debugEntrySize:]); got != 0 {
+		t.Errorf("an offset of 0 became %d", got)
+	}
+	if !bytes.Equal(stub, before) {
+		t.Error("Build changed the stub")
+	}
+	le.PutUint32(stub[dir:], 0x7fffffff)
+	if _, err := Build(stub, profiles(t)); err == nil || !strings.Contains(err.Error(), "debug directory at address 0x7fffffff is in no section") {
+		t.Errorf("error %v", err)
+	}
+}
