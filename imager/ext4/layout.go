@@ -148,6 +148,17 @@ func hasSuper(group int64) bool {
 	return false
 }
 
+// superGroups returns the groups that begin with a copy of the superblock.
+func (g geometry) superGroups() []int64 {
+	var out []int64
+	for group := range g.groups {
+		if hasSuper(group) {
+			out = append(out, group)
+		}
+	}
+	return out
+}
+
 // superBlocks returns how many blocks at the start of a group hold the
 // superblock, the group descriptors and the room for more.
 func (g geometry) superBlocks(group int64) int64 {
@@ -196,10 +207,8 @@ func newLayout(g geometry) *layout {
 		inodeBitmap: make([]int64, g.groups),
 		inodeTable:  make([]int64, g.groups),
 	}
-	for group := range g.groups {
-		if s := g.superBlocks(group); s > 0 {
-			l.meta = append(l.meta, run{group * groupBlocks, s})
-		}
+	for _, group := range g.superGroups() {
+		l.meta = append(l.meta, run{group * groupBlocks, g.superBlocks(group)})
 	}
 	for first := int64(0); first < g.groups; first += flexGroups {
 		n := min(flexGroups, g.groups-first)

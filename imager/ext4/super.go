@@ -21,6 +21,7 @@ const (
 
 	incompatFileType = 0x2
 	incompatRecover  = 0x4 // the journal must be replayed first
+	incompatMetaBG   = 0x10
 	incompatExtents  = 0x40
 	incompat64Bit    = 0x80
 	incompatFlexBG   = 0x200
@@ -157,10 +158,7 @@ func setBits(b []byte, start, end int64) {
 // superblocks places the copies of the superblock and the descriptors.
 func (w *writer) superblocks(descriptors []byte) {
 	super := w.superblock()
-	for g := range w.layout.groups {
-		if !hasSuper(g) {
-			continue
-		}
+	for _, g := range w.superGroups() {
 		binary.LittleEndian.PutUint16(super[90:], uint16(g)) // which copy this is
 		binary.LittleEndian.PutUint32(super[superSum:], crc32c(^uint32(0), super[:superSum]))
 		b := make([]byte, blockSize)

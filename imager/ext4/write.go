@@ -106,8 +106,7 @@ func (w *writer) node(n *node) error {
 	out := &inode{mode: m, uid: n.src.UID, gid: n.src.GID, time: n.src.ModTime, links: n.links, attrs: n.attrs.inode}
 	if n.attrs.block != nil {
 		b := slices.Clone(n.attrs.block)
-		sum := crc32c(crc32c(w.seed, binary.LittleEndian.AppendUint64(nil, uint64(n.attrBlock))), b)
-		binary.LittleEndian.PutUint32(b[16:], sum)
+		binary.LittleEndian.PutUint32(b[16:], attrBlockChecksum(b, n.attrBlock, w.seed))
 		w.put(n.attrBlock, b)
 		out.attr = n.attrBlock
 		out.blocks++
@@ -163,17 +162,15 @@ func (w *writer) reservedInodes() {
 // each of those points at its copies in the other groups with a superblock.
 func (w *writer) resizeInode() {
 	double := make([]byte, blockSize)
-	blocks := 1 + w.reservedGDT
+	groups := w.superGroups()
+	blocks := 1 + w.reservedGDT*int64(len(groups))
 	for i := range w.reservedGDT {
 		index := w.gdtBlocks + i
 		block := 1 + index
 		binary.LittleEndian.PutUint32(double[index%ptrsPerBlock*4:], uint32(block))
-		copies := make([]byte, 0, blockSize)
-		for group := int64(1); group < w.layout.groups; group++ {
-			if hasSuper(group) {
-				copies = binary.LittleEndian.AppendUint32(copies, uint32(group*groupBlocks+block))
-				blocks++
-			}
+		var copies []byte
+		for _, group := range groups[1:] {
+			copies = binary.LittleEndian.AppendUint32(copies, uint32(group*groupBlocks+block))
 		}
 		if len(copies) > 0 {
 			w.put(block, copies)

@@ -150,4 +150,10 @@ func attrHash(name string, value []byte) uint32 {
 	return h
 }
 
+// attrBlockChecksum returns the checksum of a block of attributes in which it is
+// zero.
+func attrBlockChecksum(b []byte, block int64, seed uint32) uint32 {
+	return crc32c(crc32c(seed, binary.LittleEndian.AppendUint64(nil, uint64(block))), b)
+}
+
 func pad4(n int) int { return (n + 3) &^ 3 }
