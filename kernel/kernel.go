@@ -15,6 +15,7 @@ import (
 	"fmt"
 	"io"
 	"io/fs"
+	"maps"
 	"os"
 	"path"
 	"path/filepath"
@@ -245,9 +246,9 @@ func (im *importer) kernel() (*Package, error) {
 	if img.release == "" {
 		img.release = c.release
 	}
-	for arch, name := range im.arches {
+	for _, arch := range slices.Sorted(maps.Keys(im.arches)) {
 		if arch != img.arch {
-			return nil, fmt.Errorf("%s: %w: the package is for %s, the kernel %s for %s", name, ErrArch, arch, c.path, img.arch)
+			return nil, fmt.Errorf("%s: %w: the package is for %s, the kernel %s for %s", im.arches[arch], ErrArch, arch, c.path, img.arch)
 		}
 	}
 	modules, err := im.modulesOf(img.release, c.path)
