@@ -169,6 +169,21 @@ func (p Pattern) Optional() bool { return strings.HasSuffix(string(p), "?") }
 // Glob returns the pattern without the mark that it is optional.
 func (p Pattern) Glob() string { return strings.TrimSuffix(string(p), "?") }
 
+// Match says whether the pattern selects the module in file, a path below
+// lib/modules/RELEASE as files there and lines of modules.builtin have it
+// ("kernel/fs/ext4/ext4.ko.xz").
+func (p Pattern) Match(file string) bool {
+	base := path.Base(file)
+	stem, _, ok := strings.Cut(base, ".ko")
+	if !ok {
+		return false
+	}
+	if strings.Contains(p.Glob(), "/") {
+		return matchGlob(p.Glob(), strings.TrimSuffix(file, base)+stem)
+	}
+	return matchGlob(p.Glob(), strings.ReplaceAll(stem, "-", "_"))
+}
+
 // Mode is permissions with setuid, setgid and sticky bits, written in octal as
 // chmod(1) takes them: "0755", "1777".
 type Mode fs.FileMode

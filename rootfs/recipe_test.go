@@ -87,6 +87,19 @@ func TestPattern(t *testing.T) {
 			t.Errorf("%s: %s, %v", tt.in, tt.in.Glob(), tt.in.Optional())
 		}
 	}
+	for _, tt := range []struct {
+		in   Pattern
+		file string
+		want bool
+	}{
+		{"virtio_rng", "kernel/drivers/char/hw_random/virtio-rng.ko.xz", true}, {"nf_*?", "kernel/net/netfilter/nf_nat.ko", true},
+		{"ext4", "kernel/fs/ext4/mbcache.ko", false}, {"modules*", "modules.dep", false},
+		{"kernel/fs/ext4/**", "kernel/fs/ext4/ext4.ko.zst", true}, {"kernel/fs/*", "kernel/fs/ext4/ext4.ko", false}, {"kernel/drivers/ata/sata_*?", "kernel/drivers/ata/sata_nv.ko", true},
+	} {
+		if got := tt.in.Match(tt.file); got != tt.want {
+			t.Errorf("%s.Match(%s) = %v", tt.in, tt.file, got)
+		}
+	}
 }
 
 // The recipe kiln ships selects sensible modules of every kernel there is to
@@ -109,32 +122,26 @@ func TestDefaultRecipeModules(t *testing.T) {
 		if err != nil {
 			t.Fatal(err)
 		}
-		files := map[string]int64{} // path without extension
+		files := map[string]int64{}
 		for name, ino := range k.Modules.All() {
-			if plain, _, ok := strings.Cut(name, ".ko"); ok {
-				files[plain] = ino.Size()
-			}
+			files[name] = ino.Size()
 		}
-		b := make([]byte, k.Modules.Lookup("modules.builtin").Size())
+		b := make([]byte, files["modules.builtin"])
 		if _, err := extent.Reader(k.Modules.Lookup("modules.builtin").Content).Read(b); err != nil {
 			t.Fatal(err)
 		}
 		for _, line := range strings.Fields(string(b)) {
-			files[strings.TrimSuffix(line, ".ko")] = 0
+			files[line] = 0
 		}
 		chosen, size := map[string]bool{}, int64(0)
 		for _, p := range append(r.Modules.Include, r.Initramfs.Modules...) {
 			matched := false
 			for file, n := range files {
-				name := file
-				if !strings.Contains(p.Glob(), "/") {
-					name = strings.ReplaceAll(path.Base(file), "-", "_")
-				}
-				if !matchGlob(p.Glob(), name) {
+				if !p.Match(file) {
 					continue
 				}
 				matched = true
-				if base := path.Base(file); !chosen[base] {
+				if base, _, _ := strings.Cut(path.Base(file), "."); !chosen[base] {
 					chosen[base] = true
 					size += n
 				}
