@@ -47,9 +47,8 @@ func ReadConfig(root fs.FS) (*Config, error) {
 	return c, nil
 }
 
-func (c *Config) parse(data []byte) {
-	text := strings.ReplaceAll(string(data), "\\\n", " ")
-	lines([]byte(text), func(_ int, line string) {
+func (c *Config) parse(data string) {
+	lines(strings.ReplaceAll(data, "\\\n", " "), func(_ int, line string) {
 		fields := strings.Fields(line)
 		switch {
 		case fields[0] == "options" && len(fields) > 2:

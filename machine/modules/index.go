@@ -14,7 +14,6 @@
 package modules
 
 import (
-	"bytes"
 	"errors"
 	"fmt"
 	"io/fs"
@@ -33,12 +32,16 @@ const maxIndex = 64 << 20
 
 // An Index knows the modules of one kernel. Its methods may be called from one
 // goroutine at a time.
+//
+// The kernel starts modprobe many times while it boots, mostly in vain, so
+// reading an index must be quick: lines stay as they are until they are needed.
 type Index struct {
-	dir     fs.FS
-	modules map[string]Module
-	builtin map[string]bool
-	soft    map[string]softdep
-	aliases map[string][]alias // by the literal start of the pattern; nil until needed
+	dir       fs.FS
+	modules   map[string]string // lines of modules.dep by name
+	builtin   map[string]bool
+	soft      map[string]softdep
+	aliasText string             // of modules.alias, folded; empty until needed
+	aliases   map[string][]alias // by the literal start of the pattern; nil until Prepare
 }
 
 // A Module is one line of modules.dep.
@@ -56,7 +59,7 @@ type alias struct{ pattern, module string }
 // kernel release. A missing modules.dep is an error; the other files are
 // optional.
 func ReadIndex(dir fs.FS) (*Index, error) {
-	x := &Index{dir: dir, modules: map[string]Module{}, builtin: map[string]bool{}, soft: map[string]softdep{}}
+	x := &Index{dir: dir, modules: map[string]string{}, builtin: map[string]bool{}, soft: map[string]softdep{}}
 	dep, err := readFile(dir, "modules.dep")
 	if err != nil {
 		return nil, err
@@ -66,7 +69,7 @@ func ReadIndex(dir fs.FS) (*Index, error) {
 	}
 	for _, f := range []struct {
 		name  string
-		parse func([]byte)
+		parse func(string)
 	}{
 		{"modules.builtin", x.parseBuiltin},
 		{"modules.softdep", x.parseSoftdep},
@@ -83,15 +86,16 @@ func ReadIndex(dir fs.FS) (*Index, error) {
 	return x, nil
 }
 
-func readFile(dir fs.FS, name string) ([]byte, error) {
+func readFile(dir fs.FS, name string) (string, error) {
 	info, err := fs.Stat(dir, name)
 	if err != nil {
-		return nil, err
+		return "", err
 	}
 	if info.Size() > maxIndex {
-		return nil, fmt.Errorf("%s: %d bytes, more than %d", name, info.Size(), maxIndex)
+		return "", fmt.Errorf("%s: %d bytes, more than %d", name, info.Size(), maxIndex)
 	}
-	return fs.ReadFile(dir, name)
+	data, err := fs.ReadFile(dir, name)
+	return string(data), err
 }
 
 // Name returns the name of the module in the given file: its base name without
@@ -105,20 +109,20 @@ func Name(file string) string {
 }
 
 // lines calls f for every line that is neither empty nor a comment.
-func lines(data []byte, f func(number int, line string)) {
-	for n := 1; len(data) > 0; n++ {
-		line, rest, _ := bytes.Cut(data, []byte("\n"))
-		data = rest
-		if line = bytes.TrimSpace(line); len(line) > 0 && line[0] != '#' {
-			f(n, string(line))
+func lines(text string, f func(number int, line string)) {
+	for n := 1; len(text) > 0; n++ {
+		line, rest, _ := strings.Cut(text, "\n")
+		text = rest
+		if line = strings.TrimSpace(line); len(line) > 0 && line[0] != '#' {
+			f(n, line)
 		}
 	}
 }
 
-func (x *Index) parseDep(data []byte) error {
+func (x *Index) parseDep(data string) error {
 	var bad error
 	lines(data, func(n int, line string) {
-		file, deps, ok := strings.Cut(line, ":")
+		file, _, ok := strings.Cut(line, ":")
 		if !ok || file == "" {
 			bad = errors.Join(bad, fmt.Errorf("line %d: found %.80q, want \"FILE: DEPENDENCY…\"", n, line))
 			return
@@ -127,18 +131,18 @@ func (x *Index) parseDep(data []byte) error {
 		if _, again := x.modules[name]; again {
 			return // the first wins, as with kmod
 		}
-		x.modules[name] = Module{Name: name, File: file, Deps: strings.Fields(deps)}
+		x.modules[name] = line
 	})
 	return bad
 }
 
-func (x *Index) parseBuiltin(data []byte) {
+func (x *Index) parseBuiltin(data string) {
 	lines(data, func(_ int, line string) { x.builtin[Name(line)] = true })
 }
 
 // parseSoftdep reads "softdep NAME [pre: …] [post: …]". Names before either
 // keyword mean nothing, as with kmod; repeated lines add up.
-func (x *Index) parseSoftdep(data []byte) {
+func (x *Index) parseSoftdep(data string) {
 	lines(data, func(_ int, line string) {
 		fields := strings.Fields(line)
 		if len(fields) < 3 || fields[0] != "softdep" {
@@ -161,42 +165,72 @@ func (x *Index) parseSoftdep(data []byte) {
 	})
 }
 
-func (x *Index) parseAlias(data []byte) {
-	x.aliases = map[string][]alias{}
-	lines(data, func(_ int, line string) {
+// readAliases reads modules.alias, once.
+func (x *Index) readAliases() error {
+	if x.aliasText != "" {
+		return nil
+	}
+	data, err := readFile(x.dir, "modules.alias")
+	if err != nil && !errors.Is(err, fs.ErrNotExist) {
+		return err
+	}
+	x.aliasText = Fold(data) + "\n"
+	return nil
+}
+
+// eachAlias calls f for the lines "alias PATTERN MODULE".
+func eachAlias(text string, f func(alias)) {
+	lines(text, func(_ int, line string) {
 		rest, ok := strings.CutPrefix(line, "alias ")
-		pattern, module, ok2 := strings.Cut(strings.TrimSpace(rest), " ")
-		if module = strings.TrimSpace(module); !ok || !ok2 || module == "" {
+		if !ok {
 			return
 		}
-		a := alias{Fold(pattern), Fold(module)}
+		if pattern, module, ok := strings.Cut(rest, " "); ok {
+			f(alias{pattern, module})
+		}
+	})
+}
+
+// Prepare makes the following calls of Aliased quick. It pays from some ten
+// calls on.
+func (x *Index) Prepare() error {
+	if err := x.readAliases(); err != nil {
+		return err
+	}
+	x.aliases = map[string][]alias{}
+	eachAlias(x.aliasText, func(a alias) {
 		start := a.pattern[:literal(a.pattern)]
 		x.aliases[start] = append(x.aliases[start], a)
 	})
+	return nil
 }
 
 // Lookup returns the module of that name.
 func (x *Index) Lookup(name string) (Module, bool) {
-	m, ok := x.modules[Fold(name)]
-	return m, ok
+	name = Fold(name)
+	line, ok := x.modules[name]
+	file, deps, _ := strings.Cut(line, ":")
+	return Module{Name: name, File: file, Deps: strings.Fields(deps)}, ok
 }
 
 // Builtin reports whether the named module is part of the kernel.
 func (x *Index) Builtin(name string) bool { return x.builtin[Fold(name)] }
 
 // Aliased returns the names of the modules with an alias that matches s, each
-// once, sorted. The error is that of reading modules.alias, which is read at
-// the first call.
+// once, sorted. The error is that of reading modules.alias.
 func (x *Index) Aliased(s string) ([]string, error) {
-	if x.aliases == nil {
-		data, err := readFile(x.dir, "modules.alias")
-		if err != nil && !errors.Is(err, fs.ErrNotExist) {
-			return nil, err
-		}
-		x.parseAlias(data)
+	if err := x.readAliases(); err != nil {
+		return nil, err
 	}
 	s = Fold(s)
 	var names []string
+	if x.aliases == nil {
+		eachAlias(x.aliasText, func(a alias) {
+			if Match(a.pattern, s) {
+				names = append(names, a.module)
+			}
+		})
+	}
 	for i := range len(s) + 1 {
 		for _, a := range x.aliases[s[:i]] {
 			if Match(a.pattern[i:], s[i:]) {
@@ -240,7 +274,7 @@ func (x *Index) Closure(name string) ([]string, error) {
 			return err
 		}
 		for _, n := range names {
-			m, ok := x.modules[n]
+			m, ok := x.Lookup(n)
 			if !ok || seen[n] {
 				continue
 			}

@@ -2,6 +2,7 @@ package modules
 
 import (
 	"errors"
+	"fmt"
 	"io/fs"
 	"slices"
 	"strings"
@@ -199,6 +200,13 @@ func FuzzIndex(f *testing.F) {
 			return
 		}
 		_, _ = x.Closure(name)
+		scanned, _ := x.Aliased(name)
+		if err := x.Prepare(); err != nil {
+			t.Fatal(err)
+		}
+		if found, _ := x.Aliased(name); !slices.Equal(found, scanned) {
+			t.Errorf("prepared, %q stands for %q, else for %q", name, found, scanned)
+		}
 		l := &Loader{index: x, done: map[string]bool{}, failed: map[string]bool{}, loaded: func(string) bool { return false },
 			load: func(string, string) error { return nil }}
 		_ = l.Load(name, "")
@@ -206,10 +214,53 @@ func FuzzIndex(f *testing.F) {
 }
 
 func FuzzConfig(f *testing.F) {
-	f.Add([]byte("options a b=c \\\n d\nblacklist e\n"), "a.b=c")
-	f.Fuzz(func(t *testing.T, data []byte, word string) {
+	f.Add("options a b=c \\\n d\nblacklist e\n", "a.b=c")
+	f.Fuzz(func(t *testing.T, data string, word string) {
 		c := &Config{}
 		c.parse(data)
 		c.AddCommandLine([]string{word})
 	})
+}
+
+func benchIndex(b *testing.B) fstest.MapFS {
+	var dep, alias strings.Builder
+	for i := range 4200 {
+		fmt.Fprintf(&dep, "kernel/drivers/net/driver-%d.ko.xz: kernel/lib/a-%d.ko.xz kernel/lib/b%d.ko.xz\n", i, i, i)
+	}
+	for i := range 27000 {
+		fmt.Fprintf(&alias, "alias pci:v%08Xd%08Xsv*sd*bc*sc*i* driver_%d\n", 0x8086+i%50, i, i%4200)
+	}
+	b.ReportAllocs()
+	return fstest.MapFS{"modules.dep": {Data: []byte(dep.String())}, "modules.alias": {Data: []byte(alias.String())}}
+}
+
+// BenchmarkResolve is a modprobe of the kernel's, with a name that is nothing.
+func BenchmarkResolve(b *testing.B) {
+	files := benchIndex(b)
+	for b.Loop() {
+		x, err := ReadIndex(files)
+		if err != nil {
+			b.Fatal(err)
+		}
+		if _, err := x.Resolve("crypto-sha256-all"); !errors.Is(err, ErrNotFound) {
+			b.Fatal(err)
+		}
+	}
+}
+
+// BenchmarkAliased is one device of a coldplug.
+func BenchmarkAliased(b *testing.B) {
+	x, err := ReadIndex(benchIndex(b))
+	if err != nil {
+		b.Fatal(err)
+	}
+	if err := x.Prepare(); err != nil {
+		b.Fatal(err)
+	}
+	for b.Loop() {
+		names, err := x.Aliased("pci:v00008087d00000001sv00001AF4sd00001100bc01sc06i01")
+		if err != nil || len(names) != 1 {
+			b.Fatal(names, err)
+		}
+	}
 }

@@ -92,6 +92,11 @@ func (l *Loader) Load(name, parameters string) error {
 func (l *Loader) LoadAlias(modalias string) (loaded []string, err error) {
 	l.mu.Lock()
 	defer l.mu.Unlock()
+	if l.index.aliases == nil {
+		if err := l.index.Prepare(); err != nil {
+			return nil, err
+		}
+	}
 	names, err := l.index.Aliased(modalias)
 	if err != nil {
 		return nil, err
@@ -144,7 +149,7 @@ func (l *Loader) one(name, parameters string, above []string) error {
 	if l.done[name] || l.loaded(name) {
 		return nil
 	}
-	m, ok := l.index.modules[name]
+	m, ok := l.index.Lookup(name)
 	if !ok {
 		if l.index.Builtin(name) {
 			return nil

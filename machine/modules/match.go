@@ -4,7 +4,7 @@ import "strings"
 
 // Fold returns name as the kernel spells it: modprobe takes '-' and '_' for
 // the same letter, and /proc/modules shows '_'. Within the brackets of a
-// pattern '-' is a range and stays.
+// pattern '-' is a range and stays. Text of several lines is folded line by line.
 func Fold(name string) string {
 	if strings.IndexByte(name, '-') < 0 {
 		return name
@@ -15,7 +15,7 @@ func Fold(name string) string {
 		switch {
 		case c == '[':
 			bracket = true
-		case c == ']':
+		case c == ']' || c == '\n':
 			bracket = false
 		case c == '-' && !bracket:
 			b[i] = '_'
