@@ -105,11 +105,6 @@ func openDir(ctx context.Context, name string, limits Limits) (*tree.Tree, error
 	if t.Len() > limits.Entries {
 		return nil, fmt.Errorf("%w: more than %d entries", ErrHostile, limits.Entries)
 	}
-	for p, ino := range t.All() {
-		if ino.Mode&fs.ModeSymlink != 0 && strings.HasPrefix(p, rootName+"/") && escapes(strings.TrimPrefix(p, rootName+"/"), ino.Target) {
-			return nil, fmt.Errorf("%w: %s: symbolic link to %s leads out of the root", ErrHostile, p, ino.Target)
-		}
-	}
 	return t, nil
 }
 
@@ -172,12 +167,19 @@ func openLayout(ctx context.Context, name, arch string, limits Limits) (*tree.Tr
 	if err != nil {
 		return nil, err
 	}
+	config, err := img.ConfigFile()
+	if err != nil {
+		return nil, err
+	}
+	if len(config.RootFS.DiffIDs) != len(all) {
+		return nil, fmt.Errorf("%w: %d layers, the image's configuration names %d", ErrFormat, len(all), len(config.RootFS.DiffIDs))
+	}
 	t := tree.New()
 	for i, layer := range all {
 		if err := ctx.Err(); err != nil {
 			return nil, err
 		}
-		if err := applyLayer(layer, t, limits); err != nil {
+		if err := applyLayer(layer, config.RootFS.DiffIDs[i], t, limits); err != nil {
 			return nil, fmt.Errorf("layer %d: %w", i, err)
 		}
 	}
@@ -186,11 +188,7 @@ func openLayout(ctx context.Context, name, arch string, limits Limits) (*tree.Tr
 
 // applyLayer unpacks one layer over t and checks that it is the one the image's
 // configuration names.
-func applyLayer(layer v1.Layer, t *tree.Tree, limits Limits) error {
-	want, err := layer.DiffID()
-	if err != nil {
-		return err
-	}
+func applyLayer(layer v1.Layer, want v1.Hash, t *tree.Tree, limits Limits) error {
 	rc, err := layer.Uncompressed()
 	if err != nil {
 		return err
@@ -240,6 +238,11 @@ func fromTree(ref string, t *tree.Tree) (*Extension, error) {
 	rootfs, err := sub(t, rootName)
 	if err != nil {
 		return nil, err
+	}
+	for name, ino := range rootfs.All() {
+		if ino.Mode&fs.ModeSymlink != 0 && escapes(name, ino.Target) {
+			return nil, fmt.Errorf("%w: %s/%s: symbolic link to %s leads out of the root", ErrHostile, rootName, name, ino.Target)
+		}
 	}
 	// The digest is over what matters, so that all forms of one extension
 	// share it.

@@ -326,12 +326,9 @@ func FuzzUntar(f *testing.F) {
 		if err := untar(bytes.NewReader(data), bytes.NewReader(data), tr, layer, Limits{Entries: 1000, Bytes: 1 << 20}); err != nil {
 			return
 		}
-		for name, ino := range tr.All() {
+		for name := range tr.All() {
 			if !tree.Valid(name) {
 				t.Errorf("path %q", name)
-			}
-			if ino.Mode&fs.ModeSymlink != 0 && escapes(name, ino.Target) {
-				t.Errorf("%s: link to %s", name, ino.Target)
 			}
 		}
 	})

@@ -170,9 +170,6 @@ func (u *untarrer) inode(name string, hdr *tar.Header, r io.Reader, at io.Reader
 		}
 		ino.Content = content
 	case tar.TypeSymlink:
-		if escapes(name, hdr.Linkname) {
-			return nil, fmt.Errorf("%w: %s: symbolic link to %s leads out of the root", ErrHostile, name, hdr.Linkname)
-		}
 		ino.Target = hdr.Linkname
 	case tar.TypeLink:
 		target, err := cleanName(hdr.Linkname)

@@ -3,11 +3,9 @@ package base
 import (
 	"context"
 	"fmt"
-	"path"
 
 	"github.com/kilnhq/kiln/imager/arch"
 	"github.com/kilnhq/kiln/imager/extent"
-	"github.com/kilnhq/kiln/kernel/deb"
 )
 
 // Debian packages with the boot loaders.
@@ -27,13 +25,9 @@ func (r Request) bootLoaders(ctx context.Context) (map[string]extent.Source, err
 	}
 	parts := map[string]extent.Source{}
 	take := func(pkg string, files map[string]string) error {
-		file, err := r.Sources.FindPackage(pkg)
+		d, err := r.Sources.OpenPackage(pkg)
 		if err != nil {
 			return fmt.Errorf("boot loaders: %w", err)
-		}
-		d, err := deb.Open(file)
-		if err != nil {
-			return err
 		}
 		t, err := d.Tree(ctx, func(name string) bool { return files[name] != "" })
 		if err != nil {
@@ -42,7 +36,7 @@ func (r Request) bootLoaders(ctx context.Context) (map[string]extent.Source, err
 		for name, part := range files {
 			ino := t.Lookup(name)
 			if ino == nil || !ino.Mode.IsRegular() {
-				return fmt.Errorf("%s: no file /%s, want it for the boot loaders", path.Base(file), name)
+				return fmt.Errorf("%s: no file /%s, want it for the boot loaders", d.Name(), name)
 			}
 			parts[part] = ino.Content
 		}

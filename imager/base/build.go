@@ -56,7 +56,7 @@ func Build(ctx context.Context, r Request, output string) error {
 	if err != nil {
 		return err
 	}
-	init, err := r.init(k, all, root)
+	init, err := r.init(ctx, k, all)
 	if err != nil {
 		return err
 	}
@@ -177,19 +177,16 @@ func addModules(t *tree.Tree, dir string, k *kernel.Package, modules []depmod.Mo
 
 // init is the compressed cpio with /init and the modules it needs to reach the
 // root file system.
-func (r Request) init(k *kernel.Package, all *moduleSet, root *tree.Tree) (extent.Source, error) {
+func (r Request) init(ctx context.Context, k *kernel.Package, all *moduleSet) (extent.Source, error) {
 	modules, _, err := all.choose(r.Recipe.Initramfs.Modules, nil)
 	if err != nil {
 		return nil, fmt.Errorf("initramfs: %w", err)
 	}
-	program, err := root.Resolve(strings.TrimPrefix(r.Recipe.Initramfs.Program, "/"))
+	program, err := rootfs.BuildProgram(ctx, r.Sources, rootfs.Program{Package: r.Recipe.Initramfs.Program})
 	if err != nil {
-		return nil, fmt.Errorf("initramfs.program: %w", err)
+		return nil, fmt.Errorf("initramfs: %w", err)
 	}
-	ino := root.Lookup(program)
-	if ino == nil || !ino.Mode.IsRegular() {
-		return nil, fmt.Errorf("%w: initramfs.program %s is not in the root file system", ErrRefused, r.Recipe.Initramfs.Program)
-	}
+	ino := &tree.Inode{Mode: 0o755, ModTime: r.Sources.ModTime, Content: extent.Bytes(program)}
 	t := tree.New()
 	if err := t.Add("init", ino); err != nil {
 		return nil, err

@@ -2,8 +2,9 @@ package base
 
 import (
 	"context"
-	"errors"
 	"fmt"
+	"slices"
+	"strings"
 
 	"golang.org/x/sync/errgroup"
 
@@ -15,8 +16,10 @@ import (
 
 // moduleSet are the facts about all modules of a kernel package.
 type moduleSet struct {
-	byPath map[string]*module.Info
-	set    *module.Set
+	paths   []string
+	byPath  map[string]*module.Info
+	builtin []string // lines of modules.builtin
+	set     *module.Set
 }
 
 // readModules parses every module of the package, several at a time.
@@ -46,7 +49,7 @@ func readModules(ctx context.Context, k *kernel.Package) (*moduleSet, error) {
 	if err := group.Wait(); err != nil {
 		return nil, err
 	}
-	s := &moduleSet{byPath: map[string]*module.Info{}}
+	s := &moduleSet{paths: paths, byPath: map[string]*module.Info{}}
 	var entries []module.Entry
 	for i, name := range paths {
 		if got := infos[i].Release(); got != k.Release {
@@ -62,28 +65,42 @@ func readModules(ctx context.Context, k *kernel.Package) (*moduleSet, error) {
 			return nil, fmt.Errorf("modules.builtin: %w", err)
 		}
 	}
+	s.builtin = strings.Fields(string(builtin))
 	s.set = module.NewSet(entries, builtin)
 	return s, nil
 }
 
-// choose returns the modules that the patterns select, with all they depend on,
-// and the firmware these name.
+// choose returns the modules that match include and do not match exclude, with
+// all they depend on, and the firmware these name. A pattern must match a module
+// or what is built into the kernel, unless it is optional.
 func (s *moduleSet) choose(include, exclude []rootfs.Pattern) ([]depmod.Module, []string, error) {
-	var patterns []string
-	for _, list := range []struct {
-		patterns []rootfs.Pattern
-		prefix   string
-	}{{include, ""}, {exclude, "!"}} {
-		for _, p := range list.patterns {
-			if p.Optional() {
-				if _, err := s.set.Select(p.Glob()); errors.Is(err, module.ErrNoMatch) {
-					continue
-				}
-			}
-			patterns = append(patterns, list.prefix+p.Glob())
+	used := make([]bool, len(include))
+	for _, b := range s.builtin {
+		for i, p := range include {
+			used[i] = used[i] || p.Match(b)
 		}
 	}
-	sel, err := s.set.Select(patterns...)
+	var chosen []string
+	for _, file := range s.paths {
+		match := false
+		for i, p := range include {
+			if p.Match(file) {
+				used[i], match = true, true
+			}
+		}
+		if match && !slices.ContainsFunc(exclude, func(p rootfs.Pattern) bool { return p.Match(file) }) {
+			chosen = append(chosen, file)
+		}
+	}
+	for i, p := range include {
+		if !used[i] && !p.Optional() {
+			return nil, nil, fmt.Errorf("%w: pattern %q matches no module; append \"?\" if not every kernel has one", ErrRefused, p)
+		}
+	}
+	if len(chosen) == 0 {
+		return nil, nil, nil
+	}
+	sel, err := s.set.Select(chosen...)
 	if err != nil {
 		return nil, nil, err
 	}

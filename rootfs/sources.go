@@ -1,0 +1,13 @@
+package rootfs
+
+import "github.com/kilnhq/kiln/kernel/deb"
+
+// OpenPackage opens the Debian package of that name, for the architecture or for
+// all, in the first of the package directories that has it.
+func (s Sources) OpenPackage(name string) (*deb.Package, error) {
+	b, err := (&Recipe{path: name}).builder(s)
+	if err != nil {
+		return nil, err
+	}
+	return b.openPackage(name)
+}
