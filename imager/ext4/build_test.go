@@ -95,10 +95,13 @@ func everything(t testing.TB) *tree.Tree {
 		"tmp":      {Mode: fs.ModeDir | fs.ModeSticky | 0o777, ModTime: 77},
 		"secret":   {Mode: fs.ModeDir},
 		"x/small":  {Mode: 0o644, Xattrs: map[string][]byte{"user.a": []byte("b"), "user.empty": nil}},
-		"x/caps":   {Mode: 0o755, Xattrs: map[string][]byte{"security.capability": bytes.Repeat([]byte{1}, 20)}},
+		"x/caps":   {Mode: 0o755, Xattrs: map[string][]byte{"security.capability": {1, 0, 0, 2, 0, 0x20, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0}}},
 		"x/large":  {Mode: 0o755, Content: pattern{5000, 9}, Xattrs: map[string][]byte{"user.big": bytes.Repeat([]byte("v"), 3000), "trusted.overlay.opaque": []byte("y"), "user.bb": []byte("12345")}},
 		"x/link":   {Mode: fs.ModeSymlink | 0o777, Target: strings.Repeat("s", 100), Xattrs: map[string][]byte{"trusted.t": bytes.Repeat([]byte("w"), 200)}},
-		"x/dir":    {Mode: fs.ModeDir | 0o700, Xattrs: map[string][]byte{"security.selinux": []byte("system_u:object_r:etc_t:s0\x00")}},
+		"x/acl": {Mode: 0o664, Xattrs: map[string][]byte{aclAccess: {2, 0, 0, 0, // user::rw- user:1000:r-- group::r-- mask::rw- other::r--
+			1, 0, 6, 0, 255, 255, 255, 255, 2, 0, 4, 0, 0xe8, 3, 0, 0, 4, 0, 4, 0, 255, 255, 255, 255,
+			16, 0, 6, 0, 255, 255, 255, 255, 32, 0, 4, 0, 255, 255, 255, 255}}},
+		"x/dir": {Mode: fs.ModeDir | 0o700, Xattrs: map[string][]byte{"security.selinux": []byte("system_u:object_r:etc_t:s0\x00")}},
 	} {
 		add(t, tr, name, ino)
 	}
@@ -187,10 +190,167 @@ func TestTrees(t *testing.T) {
 	}
 }
 
+// TestSmall wants empty file systems to be nearly all hole.
+func TestSmall(t *testing.T) {
+	for size, limit := range map[int64]int64{64 * mib: 48 << 10, gib: 96 << 10, 100 * gib: 1200 << 10, tib: 12 * mib} {
+		if n := build(t, tree.New(), sized(size)).Allocated(); n > limit {
+			t.Errorf("an empty file system of %d MiB has %d bytes, want at most %d", size/mib, n, limit)
+		}
+	}
+}
+
+// TestJournal checks sizes of the journal, and that the blocks reserved for
+// descriptors stay below a quarter of it.
+func TestJournal(t *testing.T) {
+	for _, tt := range []struct {
+		size, option  int64
+		journal, rsvd int64 // blocks
+	}{
+		{7 * mib, 0, 0, 0},
+		{64 * mib, 0, 1024, 7},
+		{64 * mib, NoJournal, 0, 7},
+		{64 * mib, 16 * mib, 4096, 7},
+		{100 * gib, 4 * mib, 1024, 224},
+		{100 * gib, 0, 131072, 1024},
+		{200 * gib, gib, 262144, 1024},
+	} {
+		opts := sized(tt.size)
+		opts.Journal = tt.option
+		g := newGeometry(tt.size, 11, opts)
+		if g.journal != tt.journal || g.reservedGDT != tt.rsvd {
+			t.Errorf("%d MiB, journal %d: %d blocks of journal, %d reserved, want %d and %d", tt.size/mib, tt.option, g.journal, g.reservedGDT, tt.journal, tt.rsvd)
+		}
+		if tt.size < 300*gib {
+			fsck(t, writeImage(t, build(t, boot(t), opts)))
+		}
+	}
+}
+
+func TestMinSize(t *testing.T) {
+	large := tree.New()
+	add(t, large, "large", &tree.Inode{Mode: 0o644, Content: pattern{3*gib + 1, 1}})
+	edge := tree.New() // more than one group holds, less than two may hold
+	add(t, edge, "edge", &tree.Inode{Mode: 0o644, Content: pattern{117 * mib, 1}})
+	inodes := many(t, 40_000)
+	for name, tr := range map[string]*tree.Tree{
+		"empty": tree.New(), "boot": boot(t), "everything": everything(t), "many": many(t, 10_000), "inodes": inodes, "large": large, "edge": edge,
+	} {
+		for _, journal := range []int64{0, NoJournal, 8 * mib} {
+			t.Run(fmt.Sprintf("%s/%d", name, journal), func(t *testing.T) {
+				opts := testOptions
+				opts.Journal = journal
+				size, err := MinSize(tr, opts)
+				if err != nil {
+					t.Fatal(err)
+				}
+				opts.Size = size - 1
+				_, err = Build(tr, opts)
+				var space *SpaceError
+				if !errors.As(err, &space) || space.Need != size || space.Have != size-1 {
+					t.Errorf("%d bytes: %v, want %d needed", size-1, err, size)
+				}
+				opts.Size = size
+				m := build(t, tr, opts)
+				if size < 300*mib {
+					fsck(t, writeImage(t, m))
+				}
+			})
+		}
+	}
+}
+
+func TestDeterministic(t *testing.T) {
+	opts := sized(300 * mib)
+	a, b := build(t, everything(t), opts), build(t, everything(t), opts)
+	if err := same(a, b); err != nil {
+		t.Error(err)
+	}
+	for what, change := range map[string]func(*Options){
+		"label": func(o *Options) { o.Label = "other" },
+		"uuid":  func(o *Options) { o.UUID[3]++ },
+		"time":  func(o *Options) { o.Time++ },
+	} {
+		opts := opts
+		change(&opts)
+		if same(a, build(t, everything(t), opts)) == nil {
+			t.Errorf("the %s does not matter", what)
+		}
+	}
+}
+
 func TestErrors(t *testing.T) {
+	long := strings.Repeat("x", 17)
+	for _, tt := range []struct {
+		change func(*Options)
+		name   string
+		ino    *tree.Inode
+		want   error
+		text   string
+	}{
+		{func(o *Options) { o.Label = long }, "", nil, ErrOptions, `Label "xxxxxxxxxxxxxxxxx" has 17 bytes, at most 16 fit`},
+		{func(o *Options) { o.Journal = mib }, "", nil, ErrOptions, "Journal is 1048576 bytes, the smallest is 4194304"},
+		{func(o *Options) { o.Size = 16 * tib }, "", nil, ErrOptions, "the largest is 17592186040320 (16 TiB less a block)"},
+		{func(o *Options) { o.Time = -1 }, "", nil, ErrOptions, "Time -1 is not between 0 and 15032385535"},
+		{nil, "a", &tree.Inode{Mode: 0o644, ModTime: 1 << 34}, ErrUnsupported, "a: ext4: not supported: modification time 17179869184"},
+		{nil, "b", &tree.Inode{Mode: fs.ModeSymlink, Target: strings.Repeat("t", 4096)}, ErrUnsupported, "b: ext4: not supported: link target of 4096 bytes, wanted 1 to 4095"},
+		{nil, "c", &tree.Inode{Mode: fs.ModeDevice, Major: 4096}, ErrUnsupported, "c: ext4: not supported: device 4096:0, the largest is 4095:1048575"},
+		{nil, "d", &tree.Inode{Xattrs: map[string][]byte{"system.nfs4_acl": nil}}, ErrUnsupported, `d: ext4: not supported: extended attribute "system.nfs4_acl", wanted a name in`},
+		{nil, "e", &tree.Inode{Xattrs: map[string][]byte{"user.e": make([]byte, 4090)}}, ErrUnsupported, "e: ext4: not supported: extended attributes of more than 4060 bytes"},
+		{nil, "acl", &tree.Inode{Xattrs: map[string][]byte{aclAccess: {1, 0, 0, 0}}}, ErrUnsupported, "acl: ext4: not supported: access control list of 4 bytes, wanted version 2"},
+		{nil, "lost+found", &tree.Inode{}, ErrUnsupported, "lost+found: ext4: not supported: it must be a directory"},
+		{nil, "f", &tree.Inode{Mode: fs.ModeIrregular}, ErrUnsupported, "f: ext4: not supported: file type ?"},
+	} {
+		tr, opts := tree.New(), sized(64*mib)
+		if tt.change != nil {
+			tt.change(&opts)
+		}
+		if tt.ino != nil {
+			add(t, tr, tt.name, tt.ino)
+		}
+		if _, err := Build(tr, opts); !errors.Is(err, tt.want) || !strings.Contains(err.Error(), tt.text) {
+			t.Errorf("got %v, want %q", err, tt.text)
+		}
+	}
 	_, err := Build(boot(t), sized(3*mib))
-	var space *SpaceError
-	if !errors.As(err, &space) || space.Have != 3*mib || space.Need < 4*mib {
-		t.Errorf("got %v", err)
+	if want := "need a file system of 4575232 bytes, this one has 3145728"; err == nil || !strings.Contains(err.Error(), want) {
+		t.Errorf("got %v, want %q", err, want)
+	}
+}
+
+// BenchmarkBuild lays out a BOOT partition of 1 GiB with four large files,
+// which are not read.
+func BenchmarkBuild(b *testing.B) {
+	tr := tree.New()
+	for _, name := range []string{"A/vmlinuz", "A/initramfs", "B/vmlinuz", "B/initramfs"} {
+		add(b, tr, name, &tree.Inode{Mode: 0o644, Content: unread{}})
+	}
+	for b.Loop() {
+		build(b, tr, sized(gib))
+	}
+}
+
+// unread is 100 MB that must not be read.
+type unread struct{}
+
+func (unread) Size() int64 { return 100_000_000 }
+
+func (unread) ReadAt([]byte, int64) (int, error) { panic("read") }
+
+func BenchmarkBuildEmpty(b *testing.B) {
+	for _, size := range []int64{64 * mib, 100 * gib, tib} {
+		b.Run(fmt.Sprint(size/mib), func(b *testing.B) {
+			for b.Loop() {
+				build(b, tree.New(), sized(size))
+			}
+		})
+	}
+}
+
+func BenchmarkMinSize(b *testing.B) {
+	tr := many(b, 10_000)
+	for b.Loop() {
+		if _, err := MinSize(tr, testOptions); err != nil {
+			b.Fatal(err)
+		}
 	}
 }

@@ -54,9 +54,9 @@ const maxSize = 16<<40 - blockSize
 
 // Errors returned, wrapped, by Build, MinSize and Open.
 var (
-	ErrOptions     = errors.New("invalid option")
-	ErrUnsupported = errors.New("not supported in ext4")
-	ErrCorrupt     = errors.New("corrupt ext4 file system")
+	ErrOptions     = errors.New("ext4: invalid option")
+	ErrUnsupported = errors.New("ext4: not supported")
+	ErrCorrupt     = errors.New("ext4: corrupt file system")
 )
 
 // Options are the properties of a file system that do not follow from its tree.
@@ -67,7 +67,9 @@ type Options struct {
 
 	// Journal is the size of the journal in bytes: 0 for what mke2fs chooses
 	// (none below 8 MiB, 4 MiB below 128 MiB, 16 MiB below 1 GiB, …, 1 GiB
-	// from 128 GiB on), otherwise at least 4 MiB, or NoJournal.
+	// from 128 GiB on), otherwise at least 4 MiB, or NoJournal. A file system
+	// that is grown keeps the journal it has, which limits how fast it can
+	// write: give one that will be grown what its later size deserves.
 	Journal int64
 
 	Label string   // at most 16 bytes
@@ -85,7 +87,7 @@ type SpaceError struct {
 }
 
 func (e *SpaceError) Error() string {
-	return fmt.Sprintf("no space: contents and metadata need a file system of %d bytes, this one has %d", e.Need, e.Have)
+	return fmt.Sprintf("ext4: no space: contents and metadata need a file system of %d bytes, this one has %d", e.Need, e.Have)
 }
 
 // Build lays out t in a file system of opts.Size bytes. No content is read. It

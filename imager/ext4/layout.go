@@ -325,7 +325,9 @@ func (a *allocator) node(n *node) {
 func (v *volume) minSize() (int64, error) {
 	size := int64(blockSize)
 	for _, n := range v.nodes {
-		size += ceil(n.size, blockSize) * blockSize
+		if size += ceil(n.size, blockSize) * blockSize; size > maxSize {
+			break
+		}
 	}
 	for size <= maxSize {
 		l := v.layOut(size)
@@ -341,7 +343,7 @@ func (v *volume) minSize() (int64, error) {
 			}
 		}
 	}
-	return 0, fmt.Errorf("%w: contents and metadata need more than %d bytes (16 TiB)", ErrUnsupported, int64(maxSize))
+	return 0, fmt.Errorf("%w: contents and metadata need more than %d bytes (16 TiB less a block)", ErrUnsupported, int64(maxSize))
 }
 
 // ceil divides, rounding up.

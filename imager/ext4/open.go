@@ -188,7 +188,7 @@ func (x *reader) super(size int64, out *FileSystem) error {
 	out.Label = string(label)
 	out.UUID = [16]byte(b[104:120])
 	out.Size = x.blocks * x.blockSize
-	out.Free = min(free, x.blocks) * x.blockSize
+	out.Free = max(0, min(free, x.blocks)) * x.blockSize
 	return nil
 }
 

@@ -34,8 +34,8 @@ func (x *reader) inode(ino uint32, raw []byte) (*tree.Inode, error) {
 		out.ModTime += int64(le.Uint32(raw[136:])&3) << 32
 	}
 	size := fileSize(raw)
-	if size < 0 {
-		return nil, corrupt("size %d", size)
+	if size < 0 || size > x.blockSize<<32 {
+		return nil, corrupt("inode %d: size %d", ino, size)
 	}
 	f := &content{reader: x, ino: ino, raw: raw, size: size}
 	switch m & modeType {
@@ -292,6 +292,11 @@ func readAttrs(out map[string][]byte, b []byte, at int) error {
 		if size > 0 {
 			value = append(value, b[off:int64(off)+size]...)
 		}
+		if isACL(name) {
+			if value, err = aclFromDisk(value); err != nil {
+				return err
+			}
+		}
 		out[name] = value
 		at += attrEntry + pad4(nameLen)
 	}
@@ -300,7 +305,7 @@ func readAttrs(out map[string][]byte, b []byte, at int) error {
 
 func attrName(index byte, rest string) (string, error) {
 	for _, p := range attrPrefixes {
-		if p.index == index {
+		if p.index == index && isACL(p.prefix) == (rest == "") {
 			return p.prefix + rest, nil
 		}
 	}

@@ -33,13 +33,15 @@ const (
 	attrEnd         = 4
 )
 
-// attrPrefixes are the prefixes of names and their indexes. The "system."
-// names, POSIX access control lists, have an encoding of their own on disk.
+// attrPrefixes are the prefixes of names and their indexes. Two of them, POSIX
+// access control lists, are whole names.
 var attrPrefixes = []struct {
 	prefix string
 	index  byte
 }{
 	{"user.", 1},
+	{aclAccess, 2},
+	{aclDefault, 3},
 	{"trusted.", 4},
 	{"security.", 6},
 }
@@ -104,14 +106,18 @@ func encodeAttrs(xattrs map[string][]byte) (attrs, error) {
 
 func newAttr(name string, value []byte) (attr, error) {
 	for _, p := range attrPrefixes {
-		if rest, ok := strings.CutPrefix(name, p.prefix); ok && rest != "" {
+		if rest, ok := strings.CutPrefix(name, p.prefix); ok && isACL(p.prefix) == (rest == "") {
+			if isACL(p.prefix) {
+				value, err := aclToDisk(value)
+				return attr{p.index, "", value}, err
+			}
 			if len(rest) > 255 || strings.IndexByte(rest, 0) >= 0 {
 				return attr{}, fmt.Errorf("%w: extended attribute name of %d bytes, at most 255 without NUL", ErrUnsupported, len(rest))
 			}
 			return attr{p.index, rest, value}, nil
 		}
 	}
-	return attr{}, fmt.Errorf("%w: extended attribute %q, wanted a name in user., trusted. or security.", ErrUnsupported, name)
+	return attr{}, fmt.Errorf("%w: extended attribute %q, wanted a name in user., trusted. or security., or a POSIX access control list", ErrUnsupported, name)
 }
 
 // putAttrs writes entries from b[start] on and values from the end of b. It
