@@ -4,6 +4,7 @@ package ocilayout
 
 import (
 	"fmt"
+	"io/fs"
 	"os"
 	"path/filepath"
 
@@ -29,9 +30,6 @@ func Write(path string, img v1.Image, platform v1.Platform) error {
 		return err
 	}
 	defer os.RemoveAll(tmp)
-	if err := os.Chmod(tmp, 0o755); err != nil {
-		return err
-	}
 	p, err := layout.Write(tmp, empty.Index)
 	if err != nil {
 		return err
@@ -39,7 +37,24 @@ func Write(path string, img v1.Image, platform v1.Platform) error {
 	if err := p.AppendImage(img, layout.WithPlatform(platform)); err != nil {
 		return err
 	}
+	if err := publish(tmp); err != nil {
+		return err
+	}
 	return replace(tmp, path)
+}
+
+// publish gives files and directories the permissions of things to share,
+// whatever the umask and the library chose.
+func publish(dir string) error {
+	return filepath.WalkDir(dir, func(path string, d fs.DirEntry, err error) error {
+		if err != nil {
+			return err
+		}
+		if d.IsDir() {
+			return os.Chmod(path, 0o755)
+		}
+		return os.Chmod(path, 0o644)
+	})
 }
 
 // replaceable refuses to replace a directory that is not an OCI layout.
