@@ -23,8 +23,9 @@
 //     INODE_UNINIT), and inode tables are holes marked as zeroed
 //     (INODE_ZEROED), so that the map of an empty file system is small and the
 //     kernel does not fill it later.
-//   - One inode per 16 KiB at every size, so that a small file system that is
-//     grown on its first boot does not run out of either inodes or space.
+//   - One inode per 16 KiB from 128 MiB on, whatever the size; below, 8192 but
+//     not more than blocks. The number per group stays when the file system is
+//     grown. More only if the tree has more files.
 //   - 1 % of the blocks is reserved for root, not 5 %; a file system that the
 //     kernel grows keeps the number, not the share.
 //   - It can be grown while mounted, to any size: up to 1024 times its own
