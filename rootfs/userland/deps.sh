@@ -1,0 +1,45 @@
+#!/bin/bash
+# Install the Debian packages that building, running and testing kiln needs, as
+# far as they are missing. Usage: deps.sh
+set -euo pipefail
+
+build=(dpkg-dev file gcc grub-common libc6-dev linux-libc-dev make musl-tools xz-utils)
+# What judges images, and what runs them.
+judge=(attr binutils cpio dosfstools e2fsprogs fdisk gdisk grub-pc-bin kmod libcap2-bin
+	mtools parted sbsigntool squashfs-tools strace util-linux xorriso zstd)
+run=(ovmf qemu-system-x86)
+
+die() {
+	printf 'deps: %s\n' "$*" >&2
+	exit 1
+}
+
+go_version() {
+	local want have
+	want=$(sed -n 's/^go //p' "$(dirname "$0")/../../go.mod")
+	have=$(cd / && go env GOVERSION 2>/dev/null) || have=none
+	have=${have#go}
+	if [[ $have == none ]] || [[ $(printf '%s\n' "$want" "${have%%[- ]*}" | sort -V | head -n 1) != "$want" ]]; then
+		die "Go $want or later is needed, found ${have}; install it from the Go project's downloads page, or from your distribution's backports, and put its bin directory first in PATH"
+	fi
+}
+
+missing=()
+for p in "${build[@]}" "${judge[@]}" "${run[@]}"; do
+	[[ $(dpkg-query -W -f '${db:Status-Status}' "$p" 2>/dev/null || true) == installed ]] || missing+=("$p")
+done
+# The package lists tell fetch.sh and e2fsprogs.sh where the machine's mirror is.
+lists=$(apt-get indextargets --format '$(ORIGIN)' 'Created-By: Packages' | grep -cx Debian || true)
+
+if ((${#missing[@]} > 0 || lists == 0)); then
+	sudo=()
+	if ((EUID != 0)); then
+		command -v sudo >/dev/null || die "as root, run: apt-get update && apt-get install --no-install-recommends ${missing[*]}"
+		sudo=(sudo)
+	fi
+	"${sudo[@]}" apt-get update -q
+	if ((${#missing[@]} > 0)); then
+		"${sudo[@]}" env DEBIAN_FRONTEND=noninteractive apt-get install -qy --no-install-recommends "${missing[@]}"
+	fi
+fi
+go_version
