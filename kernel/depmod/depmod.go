@@ -188,13 +188,16 @@ func collect(all []Module) ([]entry, []Shadowed, error) {
 			mods = append(mods, entry{Module: m, name: name})
 			continue
 		}
-		tie := isUpdate(m.Path) == isUpdate(mods[n].Path)
-		if !tie && isUpdate(m.Path) {
-			shadowed = append(shadowed, Shadowed{Path: mods[n].Path, By: m.Path})
-			mods[n].Module = m
-		} else {
-			shadowed = append(shadowed, Shadowed{Path: m.Path, By: mods[n].Path, Tie: tie})
+		loser := m
+		if isUpdate(m.Path) && !isUpdate(mods[n].Path) {
+			loser, mods[n].Module = mods[n].Module, m
 		}
+		shadowed = append(shadowed, Shadowed{Path: loser.Path})
+	}
+	for i := range shadowed {
+		s := &shadowed[i]
+		s.By = mods[byName[module.Name(s.Path)]].Path
+		s.Tie = isUpdate(s.Path) == isUpdate(s.By)
 	}
 	slices.SortFunc(shadowed, func(a, b Shadowed) int { return strings.Compare(a.Path, b.Path) })
 	return mods, shadowed, nil

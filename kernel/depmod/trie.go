@@ -67,7 +67,7 @@ func (t *trie) encode() ([]byte, error) {
 		}
 		return cmp.Or(cmp.Compare(a.priority, b.priority), cmp.Compare(b.order, a.order))
 	})
-	size := 0
+	size := 12
 	for i := range t.items {
 		size += len(t.items[i].key)/2 + len(t.items[i].value) + 24
 	}
