@@ -15,7 +15,7 @@ import (
 
 // ErrUnsupported is wrapped by the errors of Write for what a SquashFS image
 // cannot hold, and by those of Open for what the reader does not know.
-var ErrUnsupported = errors.New("not supported by squashfs")
+var ErrUnsupported = errors.New("not supported")
 
 // Limits of the format, and of the kernels that mount it.
 const (

@@ -98,7 +98,11 @@ func compare(t *testing.T, tr *tree.Tree, root string, w what) {
 			fail("%q: %v", name, err)
 			continue
 		}
-		if got, want := st.Mode, unixMode(ino.Mode); got != want && (w.specialModes || !ino.Mode.IsRegular()) {
+		got, want := st.Mode, unixMode(ino.Mode)
+		if !w.specialModes {
+			got, want = got&^0o7000, want&^0o7000
+		}
+		if got != want {
 			fail("%q: mode %o, want %o", name, got, want)
 		}
 		if w.owner && (st.Uid != ino.UID || st.Gid != ino.GID) {
@@ -186,9 +190,12 @@ func unixMode(m fs.FileMode) uint32 {
 }
 
 func xattrs(name string) (map[string][]byte, error) {
-	list := make([]byte, 64<<10)
-	n, err := unix.Llistxattr(name, list)
-	if err != nil {
+	n, err := unix.Llistxattr(name, nil)
+	if err != nil || n == 0 {
+		return nil, err
+	}
+	list := make([]byte, n)
+	if n, err = unix.Llistxattr(name, list); err != nil {
 		return nil, fmt.Errorf("llistxattr: %w", err)
 	}
 	got := map[string][]byte{}
@@ -261,4 +268,77 @@ func TestUnsquashfs(t *testing.T) {
 	image := write(t, tr, Options{BlockSize: 64 << 10, Level: zstd.SpeedFastest})
 	root := os.Geteuid() == 0
 	compare(t, tr, unsquashfs(t, image), what{owner: root, devices: root, xattrs: root, specialModes: root})
+}
+
+// TestListing compares what unsquashfs lists with the tree: type, mode, owner,
+// size, time and name of all paths. It needs no privilege.
+func TestListing(t *testing.T) {
+	tr := torture(t, 8<<10, true)
+	image := write(t, tr, Options{BlockSize: 8 << 10, Level: zstd.SpeedFastest})
+	cmd := exec.Command(oracle.Tool(t, "unsquashfs"), "-lln", "-UTC", "-d", "", image)
+	cmd.Env = append(os.Environ(), "LC_ALL=C.UTF-8")
+	out, err := cmd.Output()
+	if err != nil {
+		t.Fatal(err)
+	}
+	listed := map[string]bool{}
+	for line := range strings.Lines(strings.ReplaceAll(string(out), "new\nline", "new?line")) {
+		mode, rest, _ := strings.Cut(strings.TrimSuffix(line, "\n"), " ")
+		owner, rest, _ := strings.Cut(rest, " ")
+		size, rest, _ := strings.Cut(strings.TrimLeft(rest, " "), " ")
+		if mode[0] == 'b' || mode[0] == 'c' { // a minor number of more than 8 bits is listed wrong
+			_, rest, _ = strings.Cut(strings.TrimLeft(line[strings.IndexByte(line, ',')+1:], " "), " ")
+			rest = strings.TrimSuffix(rest, "\n")
+		}
+		if mode[0] != '-' && mode[0] != 'l' {
+			size = ""
+		}
+		listed[strings.Join([]string{mode, owner, size, rest}, " ")] = true
+	}
+	missing := 0
+	for name, ino := range tr.All() {
+		size := ""
+		switch ino.Mode.Type() {
+		case 0:
+			size = fmt.Sprint(ino.Size())
+		case fs.ModeSymlink:
+			size = fmt.Sprint(len(ino.Target))
+		}
+		mtime := time.Unix(min(max(ino.ModTime, 0), math.MaxUint32), 0).UTC().Format("2006-01-02 15:04")
+		want := fmt.Sprintf("%s %d/%d %s %s /%s", modeString(ino.Mode), ino.UID, ino.GID, size, mtime, strings.ReplaceAll(name, "\n", "?"))
+		want = strings.TrimSuffix(want, "/.")
+		if ino.Target != "" {
+			want += " -> " + ino.Target
+		}
+		if !listed[want] {
+			if missing++; missing <= 20 {
+				t.Errorf("not listed: %q", want)
+			}
+		}
+	}
+	if len(listed) != tr.Len() {
+		t.Errorf("%d paths listed, want %d; %d missing", len(listed), tr.Len(), missing)
+	}
+}
+
+// modeString formats a mode as ls(1) does.
+func modeString(m fs.FileMode) string {
+	s := []byte("?" + m.Perm().String()[1:])
+	s[0] = map[fs.FileMode]byte{
+		0: '-', fs.ModeDir: 'd', fs.ModeSymlink: 'l', fs.ModeDevice: 'b', fs.ModeDevice | fs.ModeCharDevice: 'c',
+		fs.ModeNamedPipe: 'p', fs.ModeSocket: 's',
+	}[m.Type()]
+	for at, bit := range map[int]fs.FileMode{3: fs.ModeSetuid, 6: fs.ModeSetgid, 9: fs.ModeSticky} {
+		if m&bit != 0 {
+			c := byte('s')
+			if at == 9 {
+				c = 't'
+			}
+			if s[at] == '-' {
+				c -= 'a' - 'A'
+			}
+			s[at] = c
+		}
+	}
+	return string(s)
 }
