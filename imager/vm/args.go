@@ -1,0 +1,123 @@
+package vm
+
+import (
+	"fmt"
+	"strings"
+)
+
+// arch is what differs between architectures.
+type arch struct {
+	qemu, qemuPackage string
+	bios              bool
+	machine, cpu      string
+	args              []string // further ones
+	firmware          []firmware
+	firmwarePackage   string
+	disks             map[Bus]diskArgs
+}
+
+// diskArgs are how a disk is attached: its controller, if it needs one, and its
+// own device.
+type diskArgs struct {
+	controller, device string
+}
+
+// archs returns the architectures.
+func archs() map[string]arch {
+	disks := func(ahci string) map[Bus]diskArgs {
+		return map[Bus]diskArgs{
+			VirtioBlk:  {"", "virtio-blk-pci"},
+			VirtioSCSI: {"virtio-scsi-pci,id=scsi", "scsi-hd,bus=scsi.0"},
+			AHCI:       {ahci, "ide-hd,bus=ide.0"},
+			NVMe:       {"", "nvme,serial=kiln"},
+			USB:        {"qemu-xhci,id=usb", "usb-storage,bus=usb.0"},
+		}
+	}
+	return map[string]arch{
+		"amd64": {
+			qemu: "qemu-system-x86_64", qemuPackage: "qemu-system-x86",
+			bios: true,
+			// Without a keyboard controller: firmware takes the noise of one for
+			// keys and stops in its menu.
+			machine: "q35,i8042=off", cpu: "max",
+			firmware:        ovmf(),
+			firmwarePackage: "ovmf",
+			disks:           disks(""), // the machine has a controller
+		},
+		"arm64": {
+			qemu: "qemu-system-aarch64", qemuPackage: "qemu-system-arm",
+			// The architecture's own pointer authentication takes most of the time.
+			machine: "virt", cpu: "max,pauth-impdef=on",
+			args:            []string{"-boot", "menu=on,splash-time=0"}, // or the firmware waits 5 s
+			firmware:        aavmf(),
+			firmwarePackage: "qemu-efi-aarch64",
+			disks:           disks("ahci,id=ide"),
+		},
+	}
+}
+
+// files are the host's parts of a machine.
+type files struct {
+	code, vars string // UEFI firmware and its variables
+	serial     string // character device of the serial port
+	monitor    string // character device of the monitor in control mode; may be ""
+}
+
+// arguments returns QEMU's, for a Config with defaults.
+func (c Config) arguments(a arch, f files) []string {
+	cpu := a.cpu
+	if c.Accel != "tcg" {
+		cpu = "host"
+	}
+	args := []string{
+		"-nodefaults", "-no-user-config",
+		"-machine", a.machine, "-accel", c.Accel, "-cpu", cpu, "-smp", "1", "-m", fmt.Sprint(c.Memory),
+		"-display", "none",
+		"-chardev", f.serial, "-serial", "chardev:serial",
+	}
+	if f.monitor != "" {
+		args = append(args, "-chardev", f.monitor, "-mon", "chardev=monitor,mode=control")
+	}
+	args = append(args, a.args...)
+	// With its option ROM the network card would be one more thing to boot from.
+	args = append(args,
+		"-device", "virtio-rng-pci",
+		"-netdev", "user,id=net,restrict=on", "-device", "virtio-net-pci,netdev=net,romfile=")
+	if c.Firmware == UEFI {
+		args = append(args,
+			"-drive", "if=pflash,unit=0,format=raw,readonly=on,file="+escape(f.code),
+			"-drive", "if=pflash,unit=1,format=raw,file="+escape(f.vars))
+	}
+	if c.Image != "" {
+		d := a.disks[c.Bus]
+		if d.controller != "" {
+			args = append(args, "-device", d.controller)
+		}
+		args = append(args,
+			"-drive", c.drive("disk", c.Format, c.Image),
+			"-device", fmt.Sprintf("%s,drive=disk,bootindex=0,logical_block_size=%d,physical_block_size=%[2]d", d.device, c.SectorSize))
+	}
+	for i, name := range c.Disks {
+		id := fmt.Sprintf("extra%d", i)
+		args = append(args, "-drive", c.drive(id, "raw", name), "-device", "virtio-blk-pci,drive="+id)
+	}
+	if c.Kernel != "" {
+		args = append(args, "-kernel", c.Kernel)
+		if c.Initrd != "" {
+			args = append(args, "-initrd", c.Initrd)
+		}
+		args = append(args, "-append", c.Cmdline)
+	}
+	return args
+}
+
+func (c Config) drive(id, format, file string) string {
+	s := fmt.Sprintf("if=none,id=%s,format=%s,discard=unmap,file=%s", id, format, escape(file))
+	if c.Snapshot {
+		s += ",snapshot=on"
+	}
+	return s
+}
+
+// escape makes s a value in QEMU's lists of key=value.
+func escape(s string) string { return strings.ReplaceAll(s, ",", ",,") }
