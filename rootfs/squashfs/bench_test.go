@@ -16,7 +16,8 @@ import (
 )
 
 // benchTree returns the directory to make images of: the one that the
-// environment names, for example an unpacked kernel package, or a made-up one.
+// environment names, for example an unpacked kernel package, or a made-up one,
+// which is quick but whose sizes say nothing about real files.
 func benchTree(b *testing.B) string {
 	if name := os.Getenv("KILN_BENCH_TREE"); name != "" {
 		return name
