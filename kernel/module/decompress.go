@@ -4,11 +4,14 @@ import (
 	"bytes"
 	"compress/gzip"
 	"encoding/binary"
+	"errors"
 	"fmt"
 	"io"
 
 	"github.com/klauspost/compress/zstd"
-	"github.com/mikelolasagasti/xz"
+	streamxz "github.com/mikelolasagasti/xz"
+
+	"github.com/kilnhq/kiln/kernel/module/xz"
 )
 
 // maxWindow bounds the memory in bytes a decompressor may take for its window;
@@ -18,7 +21,6 @@ const maxWindow = 64 << 20
 // Magic numbers of the compressions the kernel's build knows.
 const (
 	gzipMagic = "\x1f\x8b"
-	xzMagic   = "\xfd7zXZ\x00"
 	zstdMagic = "\x28\xb5\x2f\xfd"
 )
 
@@ -36,15 +38,22 @@ func Decompress(path string, data []byte, limit int64) ([]byte, error) {
 
 // decompressor decompresses one file after another into the same buffer.
 type decompressor struct {
-	out  []byte
-	xz   *xz.Reader
-	zstd *zstd.Decoder
-	gzip *gzip.Reader
+	out      []byte
+	xz       *xz.Decoder
+	streamXZ *streamxz.Reader // knows more filters, and is slower
+	zstd     *zstd.Decoder
+	gzip     *gzip.Reader
 }
 
 // decompress returns data itself if it is not compressed, otherwise a buffer
 // that holds until the next call.
 func (d *decompressor) decompress(data []byte, limit int64) ([]byte, error) {
+	if bytes.HasPrefix(data, []byte(xz.Magic)) {
+		out, err := d.decompressXZ(data, limit)
+		if !errors.Is(err, xz.ErrUnsupported) {
+			return out, err
+		}
+	}
 	name, r, err := d.open(data)
 	if err != nil {
 		return nil, fmt.Errorf("%s: %w", name, err)
@@ -55,9 +64,7 @@ func (d *decompressor) decompress(data []byte, limit int64) ([]byte, error) {
 		}
 		return data, nil
 	}
-	if need := sizeHint(name, data); need <= limit && int64(cap(d.out)) <= need {
-		d.out = make([]byte, 0, need+1) // one more, to see the end
-	}
+	d.reserve(sizeHint(name, data), limit)
 	out := d.out[:0]
 	for {
 		if len(out) == cap(out) {
@@ -78,18 +85,41 @@ func (d *decompressor) decompress(data []byte, limit int64) ([]byte, error) {
 	}
 }
 
+// reserve makes room for a content of size bytes, unless that is too much.
+func (d *decompressor) reserve(size, limit int64) {
+	if size <= limit && int64(cap(d.out)) <= size {
+		d.out = make([]byte, 0, size+1) // one more, to see the end
+	}
+}
+
+func (d *decompressor) decompressXZ(data []byte, limit int64) ([]byte, error) {
+	if d.xz == nil {
+		d.xz = new(xz.Decoder)
+	}
+	d.reserve(sizeHint("xz", data), limit)
+	out, err := d.xz.Decode(d.out, data, limit)
+	if errors.Is(err, xz.ErrLimit) {
+		return nil, fmt.Errorf("xz: %w: more than %d bytes", ErrLimit, limit)
+	}
+	if err != nil {
+		return nil, err
+	}
+	d.out = out
+	return out, nil
+}
+
 // open returns a reader of the decompressed content, none if data is not
 // compressed, and the name of the compression.
 func (d *decompressor) open(data []byte) (name string, r io.Reader, err error) {
 	src := bytes.NewReader(data)
 	switch {
-	case bytes.HasPrefix(data, []byte(xzMagic)):
-		if d.xz == nil {
-			d.xz, err = xz.NewReader(src, maxWindow)
+	case bytes.HasPrefix(data, []byte(xz.Magic)):
+		if d.streamXZ == nil {
+			d.streamXZ, err = streamxz.NewReader(src, maxWindow)
 		} else {
-			err = d.xz.Reset(src)
+			err = d.streamXZ.Reset(src)
 		}
-		return "xz", d.xz, err
+		return "xz", d.streamXZ, err
 	case bytes.HasPrefix(data, []byte(zstdMagic)):
 		if d.zstd == nil {
 			d.zstd, err = zstd.NewReader(nil, zstd.WithDecoderConcurrency(1),

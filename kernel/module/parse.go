@@ -168,8 +168,9 @@ func (s *symbolReader) name(b []byte) (string, error) {
 		return "", fmt.Errorf("found a symbol of more than %d bytes, %q…", maxSymbol, b[:20])
 	}
 	for _, c := range b {
-		if c <= ' ' || c >= 0x7f {
-			return "", fmt.Errorf("found a symbol %q, wanted printable ASCII", b)
+		// '@' would begin a name space in encoded Exports.
+		if c <= ' ' || c >= 0x7f || c == '@' {
+			return "", fmt.Errorf("found a symbol %q, wanted printable ASCII without '@'", b)
 		}
 	}
 	if s.room -= len(b); s.room < 0 {

@@ -229,7 +229,7 @@ func TestParseErrors(t *testing.T) {
 		{"offset", change(40, 0xff, 0xff, 0xff, 0xff, 0xff, 0xff, 0xff, 0xff), "section headers at 18446744073709551615"},
 		{"no modinfo", bytes.ReplaceAll(good, []byte(".modinfo\x00"), []byte(".notinfo\x00")), "found no section .modinfo"},
 		{"long symbol", moduletest.ELF(long), "found a symbol of more than 511 bytes"},
-		{"odd symbol", moduletest.ELF(odd), `found a symbol "a\nb", wanted printable ASCII`},
+		{"odd symbol", moduletest.ELF(odd), `found a symbol "a\nb", wanted printable ASCII without '@'`},
 		{"symbol's name", symtab(func(f *elf.File, bad []byte) {
 			binary.LittleEndian.PutUint32(bad[f.Section(".symtab").Offset+24:], 1<<30)
 		}), "found a symbol's name at 1073741824 of"},
