@@ -48,6 +48,17 @@ func File(t testing.TB, path string) string {
 	return path
 }
 
+// Artifact returns the path in the environment variable, of something that
+// 'make test' has built before. If there is none it skips or fails like Tool.
+func Artifact(t testing.TB, env string) string {
+	t.Helper()
+	path := os.Getenv(env)
+	if path == "" {
+		missing(t, "%s is not set; 'make test' sets it, and builds what it names", env)
+	}
+	return File(t, path)
+}
+
 func missing(t testing.TB, format string, args ...any) {
 	t.Helper()
 	if os.Getenv(requireEnv) == "1" {

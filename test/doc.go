@@ -1,0 +1,14 @@
+// Package test holds the tests of the whole system: images that bin/kiln has
+// composed are booted in QEMU, judged by programs that are not part of kiln, and
+// composed again under conditions that must not matter.
+//
+// 'make test' builds what they need and says where it is in the environment:
+//
+//	KILN_BIN         the command kiln
+//	KILN_BASE        a base
+//	KILN_EXTENSION   an extension of it that loads the module wireguard
+//	KILN_IMAGE       profile metal with the extension
+//	KILN_IMAGE_4K    profile metal-4k with the extension
+//
+// Without that the tests are skipped, and say so.
+package test
