@@ -5,7 +5,6 @@ import (
 	"context"
 	"errors"
 	"fmt"
-	"io/fs"
 
 	"github.com/kilnhq/kiln/extensions"
 	"github.com/kilnhq/kiln/imager/base"
@@ -106,14 +105,14 @@ func indexTree(b *base.Base, modules [][]depmod.Module) (*tree.Tree, error) {
 	for _, m := range modules {
 		all = append(all, m...)
 	}
-	res, err := depmod.Index(depmod.Input{Modules: all, Order: facts.Order, Builtin: facts.Builtin, BuiltinModinfo: facts.BuiltinModinfo})
+	res, err := depmod.Index(depmod.Input{Modules: all, Order: facts.Order, Builtin: facts.Builtin, BuiltinModinfo: facts.BuiltinModinfo, SystemMap: facts.SystemMap})
 	if err != nil {
 		return nil, err
 	}
 	if len(res.Unresolved) > 0 {
 		var errs []error
 		for _, u := range res.Unresolved {
-			errs = append(errs, fmt.Errorf("%w: %s: needs symbol %s, which neither the kernel nor any module exports", extensions.ErrIncompatible, u.Module, u.Symbol))
+			errs = append(errs, fmt.Errorf("%w: %s: needs symbol %s, which neither the kernel nor any module exports", extensions.ErrIncompatible, u.Path, u.Symbol))
 		}
 		return nil, errors.Join(errs...)
 	}
@@ -133,33 +132,39 @@ func indexTree(b *base.Base, modules [][]depmod.Module) (*tree.Tree, error) {
 	return t, nil
 }
 
-// initramfs is the base's compressed init cpio, followed by a stored cpio with
+// initramfs is the base's compressed init cpio, followed by stored cpios with
 // the layers, which are compressed already.
 func (s *stack) initramfs(b *base.Base, epoch int64) (extent.Source, error) {
 	init, err := b.Part(base.Init)
 	if err != nil {
 		return nil, err
 	}
-	t := tree.New()
 	list, err := s.list.Encode()
 	if err != nil {
 		return nil, err
 	}
-	if err := t.Add(layers.Name, &tree.Inode{Mode: 0o444, ModTime: epoch, Content: bytes.NewReader(list)}); err != nil {
-		return nil, err
-	}
-	if err := t.Add("layers", &tree.Inode{Mode: fs.ModeDir | 0o755, ModTime: epoch}); err != nil {
-		return nil, err
-	}
-	for _, l := range s.layers {
-		if err := t.Add(l.Path, &tree.Inode{Mode: 0o444, ModTime: epoch, Content: l.content}); err != nil {
+	archives := []extent.Source{init.Content}
+	// The list comes first, so that an initramfs that was cut off can still say
+	// which layer is damaged.
+	for _, files := range []map[string]tree.Content{{layers.Name: bytes.NewReader(list)}, s.contents()} {
+		t, err := fileTree(files, epoch)
+		if err != nil {
 			return nil, err
 		}
-	}
-	archive, err := cpio.Build(t)
-	if err != nil {
-		return nil, err
+		archive, err := cpio.Build(t)
+		if err != nil {
+			return nil, err
+		}
+		archives = append(archives, archive)
 	}
 	// The kernel looks for the next archive at a multiple of four bytes.
-	return extent.Concat(4, init.Content, archive)
+	return extent.Concat(4, archives...)
+}
+
+func (s *stack) contents() map[string]tree.Content {
+	files := map[string]tree.Content{}
+	for _, l := range s.layers {
+		files[l.Path] = l.content
+	}
+	return files
 }

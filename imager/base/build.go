@@ -198,8 +198,14 @@ func (r Request) init(ctx context.Context, k *kernel.Package, all *moduleSet) (e
 	if err := t.Add("dev", &tree.Inode{Mode: fs.ModeDir | 0o755, ModTime: r.Sources.ModTime}); err != nil {
 		return nil, err
 	}
-	if err := t.Add("dev/console", &tree.Inode{Mode: fs.ModeDevice | fs.ModeCharDevice | 0o600, Major: 5, Minor: 1, ModTime: r.Sources.ModTime}); err != nil {
-		return nil, err
+	for _, node := range []struct {
+		name         string
+		major, minor uint32
+	}{{"dev/console", 5, 1}, {"dev/null", 1, 3}} {
+		ino := &tree.Inode{Mode: fs.ModeDevice | fs.ModeCharDevice | 0o600, Major: node.major, Minor: node.minor, ModTime: r.Sources.ModTime}
+		if err := t.Add(node.name, ino); err != nil {
+			return nil, err
+		}
 	}
 	archive, err := cpio.Build(t)
 	if err != nil {

@@ -26,7 +26,7 @@ type Modules struct {
 	Order          []byte // modules.order
 	Builtin        []byte // modules.builtin
 	BuiltinModinfo []byte // modules.builtin.modinfo
-	Symbols        []byte // System.map, if the kernel came with one
+	SystemMap      []byte // if the kernel came with one
 }
 
 // Modules reads the facts about the base's kernel modules.
@@ -39,7 +39,7 @@ func (b *Base) Modules() (*Modules, error) {
 		name string
 		data *[]byte
 	}{
-		{ModulesOrder, &m.Order}, {ModulesBuiltin, &m.Builtin}, {BuiltinModinfo, &m.BuiltinModinfo}, {SystemMap, &m.Symbols},
+		{ModulesOrder, &m.Order}, {ModulesBuiltin, &m.Builtin}, {BuiltinModinfo, &m.BuiltinModinfo}, {SystemMap, &m.SystemMap},
 	} {
 		p, err := b.Part(f.name)
 		if errors.Is(err, ErrPart) {

@@ -4,7 +4,6 @@
 package inspect
 
 import (
-	"errors"
 	"fmt"
 	"io"
 	"io/fs"
@@ -105,24 +104,20 @@ func Read(r io.ReaderAt, size int64) (*Image, error) {
 func (img *Image) partition(p *Partition, r *io.SectionReader) error {
 	switch p.Label {
 	case "EFI":
-		t, err := fat.Open(r, r.Size())
+		fsys, err := fat.Open(r, r.Size())
 		if err != nil {
 			return err
 		}
-		p.FileSystem = "FAT32"
-		p.Used = used(t)
-		return img.efi(t)
+		p.FileSystem, p.Used = fmt.Sprintf("FAT%d", fsys.Bits), used(fsys.Tree)
+		return img.efi(fsys.Tree)
 	case "BOOT", "STATE", "EPHEMERAL":
-		t, err := ext4.Open(r, r.Size())
-		if errors.Is(err, ext4.ErrFormat) {
-			return nil // another file system, made on the node
-		}
+		fsys, err := ext4.Open(r, r.Size())
 		if err != nil {
 			return err
 		}
-		p.FileSystem, p.Used = "ext4", used(t)
+		p.FileSystem, p.Used = "ext4", used(fsys.Tree)
 		if p.Label == "BOOT" {
-			return img.boot(t)
+			return img.boot(fsys.Tree)
 		}
 	}
 	return nil
