@@ -29,6 +29,9 @@ var running = make(chan struct{}, 2)
 // start starts a machine, which is gone when the test ends.
 func start(t *testing.T, c vm.Config) (context.Context, *vm.Machine) {
 	t.Helper()
+	if testing.Short() {
+		t.Skip("SKIPPED: boots machines")
+	}
 	oracle.Tool(t, "qemu-system-x86_64")
 	running <- struct{}{}
 	ctx, cancel := context.WithTimeout(context.Background(), patience)

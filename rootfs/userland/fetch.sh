@@ -1,21 +1,20 @@
 #!/bin/bash
-# Download the Debian packages that a base is made of. Usage: fetch.sh DIR [FLAVOUR…]
+# Download the Debian packages that a base is made of. Usage: fetch.sh DIR [FLAVOUR]
 #
-# FLAVOUR is a flavour of the kernel: cloud (if none is given) or generic. ARCH in
-# the environment is the architecture, if it is not this machine's: amd64, arm64.
+# FLAVOUR is that of the kernel: cloud, if none is given, or generic. ARCH in the
+# environment is the architecture, if it is not this machine's: amd64, arm64.
 #
 # Files are called NAME_VERSION_ARCH.deb, one version of each. What was downloaded
 # once is not asked for again: remove DIR to get newer versions.
 set -euo pipefail
 . "$(dirname "$0")/apt.sh"
 
-if (($# < 1)); then
-	echo "usage: fetch.sh DIR [cloud|generic…]" >&2
+if (($# < 1 || $# > 2)); then
+	echo "usage: fetch.sh DIR [cloud|generic]" >&2
 	exit 2
 fi
 dir=$1
-shift
-flavours=("${@:-cloud}")
+flavour=${2-cloud}
 arch=${ARCH:-$(dpkg --print-architecture)}
 series=6.12 # of the kernel
 
@@ -24,10 +23,15 @@ series=6.12 # of the kernel
 efi_release=trixie
 efi_version=257
 
+[[ $flavour == cloud || $flavour == generic ]] || {
+	echo "fetch: kernel flavour $flavour, want cloud or generic" >&2
+	exit 2
+}
+
 say() { printf 'fetch: %s\n' "$*" >&2; }
 
-done_file=$dir/.fetched-$arch # what was asked for, then the files that came of it
-request="$arch ${flavours[*]} $(sha256sum <"$0")"
+done_file=$dir/.fetched-$flavour-$arch # what was asked for, then the files that came of it
+request="$flavour $arch $(sha256sum <"$0")"
 if [[ -e $done_file ]] && [[ $(head -n 1 "$done_file") == "$request" ]] &&
 	(cd "$dir" && tail -n +2 "$(basename "$done_file")" | xargs -d '\n' ls >/dev/null 2>&1); then
 	exit 0
@@ -63,37 +67,27 @@ download() {
 	files+=("$file")
 }
 
-# kernel APT FLAVOUR prints the package that has the kernel: what the package
+# kernel APT prints the package that has the kernel: what the package
 # named after its series, or the release's default kernel if it is of the series,
 # depends on.
 kernel() {
-	local flavour=$2 meta real
-	case $flavour in
-	cloud) flavour=cloud-$arch ;;
-	generic) flavour=$arch ;;
-	*)
-		say "kernel flavour $flavour, want cloud or generic"
-		return 1
-		;;
-	esac
-	for meta in "linux-image-$series-$flavour" "linux-image-$flavour"; do
+	local suffix=$arch meta real
+	[[ $flavour == generic ]] || suffix=$flavour-$arch
+	for meta in "linux-image-$series-$suffix" "linux-image-$suffix"; do
 		real=$(APT_CONFIG=$1/apt.conf apt-cache depends --no-recommends --no-suggests "$meta" 2>/dev/null |
-			sed -n "s/^ *Depends: \(linux-image-$series\.[^ ]*-$flavour\)\$/\1/p")
+			sed -n "s/^ *Depends: \(linux-image-$series\.[^ ]*-$suffix\)\$/\1/p")
 		if [[ -n $real ]]; then
 			echo "$real"
 			return
 		fi
 	done
-	say "the machine's mirror has no linux-image-$series-$flavour"
+	say "the machine's mirror has no linux-image-$series-$suffix"
 	return 1
 }
 
 private_apt "$work/apt" "$arch" deb
-for flavour in "${flavours[@]}"; do
-	package=$(kernel "$work/apt" "$flavour")
-	download "$work/apt" "$package"
-done
-packages=(ca-certificates musl)
+package=$(kernel "$work/apt")
+packages=("$package" ca-certificates musl)
 [[ $arch != amd64 ]] || packages+=(grub-pc-bin)
 for package in "${packages[@]}"; do
 	download "$work/apt" "$package"

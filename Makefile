@@ -1,0 +1,156 @@
+# kiln. 'make' lists the targets.
+
+SHELL := /bin/bash
+.SHELLFLAGS := -euo pipefail -c
+.DELETE_ON_ERROR:
+MAKEFLAGS += --no-builtin-rules
+
+ARCH := amd64
+FLAVOUR := cloud
+FIRMWARE := uefi
+FUZZTIME := 30s
+VERSION := $(shell git describe --tags --always --dirty 2>/dev/null || echo devel)
+
+OUT := out
+DEBS := $(OUT)/debs
+KILN := bin/kiln
+BASE := $(OUT)/base
+EXTENSION := $(OUT)/wireguard
+IMAGE := $(OUT)/kiln-metal-$(ARCH).raw
+IMAGE_4K := $(OUT)/kiln-metal-4k-$(ARCH).raw
+
+export CGO_ENABLED := 0
+export GOTOOLCHAIN := local
+
+# The kernels' packages, for the shell: the generic flavour has no name of its own.
+kernel_cloud = $$(compgen -G '$(DEBS)/linux-image-*-cloud-$(ARCH)_*.deb')
+kernel_generic = $$(compgen -G '$(DEBS)/linux-image-*-$(ARCH)_*.deb' | grep -v -e -cloud-)
+kernel = $(kernel_$(FLAVOUR))
+
+.PHONY: help
+help: ## list the targets
+	@awk -F ':.*## ' '/^[a-z0-9-]+:.*## / { printf "  make %-12s %s\n", $$1, $$2 }' $(firstword $(MAKEFILE_LIST))
+
+# --- What an image is made of
+
+.PHONY: deps
+deps: ## install the Debian packages that building and testing needs
+	@rootfs/userland/deps.sh
+
+.PHONY: fetch
+fetch: deps ## download kernel, boot loaders and libraries as Debian packages
+	@ARCH=$(ARCH) rootfs/userland/fetch.sh $(DEBS) $(FLAVOUR)
+
+.PHONY: userland
+userland: deps ## build e2fsprogs against musl, and GRUB's core image
+	@rootfs/userland/e2fsprogs.sh $(OUT)/userland
+
+$(OUT)/grub/core.img: fetch rootfs/userland/grub-core.sh
+	@rootfs/userland/grub-core.sh $(DEBS) $@
+
+.PHONY: build
+build: ## build bin/kiln
+	@go build -trimpath -ldflags '-s -w -X main.version=$(VERSION)' -o $(KILN) ./cmd/kiln
+
+# --- Images
+
+.PHONY: base
+base: build fetch userland $(OUT)/grub/core.img ## build the base: kernel, root file system, boot loaders
+	@inputs=$$(sha256sum $(KILN) rootfs/recipe.yaml $(OUT)/userland.stamp $(OUT)/grub/core.img go.mod go.sum \
+		$$(find cmd/init machine -name '*.go' | sort) && ls $(DEBS) && echo $(FLAVOUR) $(ARCH)); \
+	if [[ -e $(BASE)/index.json && $$inputs == "$$(cat $(BASE).inputs 2>/dev/null)" ]]; then exit 0; fi; \
+	$(KILN) base build --recipe rootfs/recipe.yaml --kernel $(kernel) --packages $(DEBS) --tree $(OUT) \
+		--grub-core $(OUT)/grub/core.img --output $(BASE); \
+	echo "$$inputs" >$(BASE).inputs
+
+.PHONY: extension
+extension: base ## build the demonstration extension, with the module wireguard
+	@$(KILN) extension build --name wireguard --version $$(sed -E 's/.*linux-image-([0-9.]+).*/\1/' <<<"$(kernel)") \
+		--description 'WireGuard, a network tunnel' --module wireguard \
+		--kernel $(kernel) --base $(BASE) --output $(EXTENSION) >/dev/null
+
+.PHONY: compose
+compose: extension
+	@$(KILN) build metal --arch $(ARCH) --base $(BASE) --extension $(EXTENSION) --cache $(OUT)/cache --output $(IMAGE) >/dev/null
+
+.PHONY: image
+image: compose ## compose out/kiln-metal-amd64.raw, with the extension in it
+	@printf '%s, %s bytes, %s on disk\n' $(IMAGE) $$(stat -c %s $(IMAGE)) $$(du -h $(IMAGE) | cut -f 1)
+	@printf 'sha256 %s\n\n' $$(sha256sum <$(IMAGE) | cut -d ' ' -f 1)
+	@$(KILN) inspect $(IMAGE)
+	@printf '\nmake run boots it in QEMU, make run FIRMWARE=bios as a BIOS does.\n'
+	@printf 'To put it on a disk: cp $(IMAGE) /dev/DISK, which overwrites what is there.\n'
+
+.PHONY: image-4k
+image-4k: extension ## compose out/kiln-metal-4k-amd64.raw, for disks with 4096-byte sectors
+	@$(KILN) build metal-4k --arch $(ARCH) --base $(BASE) --extension $(EXTENSION) --cache $(OUT)/cache --output $(IMAGE_4K) >/dev/null
+	@echo $(IMAGE_4K)
+
+.PHONY: run
+run: compose ## boot the image in QEMU, console in the terminal; FIRMWARE=bios or uefi
+	@$(KILN) run $(IMAGE) --firmware $(FIRMWARE)
+
+.PHONY: container
+container: base ## build a container image with kiln and the base, with docker
+	@docker build -t kiln:$(VERSION) .
+
+# --- Tests
+
+# What the tests take from the environment, see internal/oracle and test.
+test_env = KILN_REQUIRE_ORACLES=1 KILN_BIN=$(abspath $(KILN)) KILN_BASE=$(abspath $(BASE)) \
+	KILN_EXTENSION=$(abspath $(EXTENSION)) KILN_IMAGE=$(abspath $(IMAGE)) KILN_IMAGE_4K=$(abspath $(IMAGE_4K)) \
+	KILN_TEST_DEBS=$(abspath $(DEBS)) KILN_TEST_KERNELS=$(abspath $(OUT)/kernels/cloud):$(abspath $(OUT)/kernels/generic)
+
+.PHONY: fixtures
+fixtures: compose image-4k
+	@ARCH=$(ARCH) rootfs/userland/fetch.sh $(DEBS) generic
+	@for f in cloud="$(kernel_cloud)" generic="$(kernel_generic)"; do \
+		dir=$(OUT)/kernels/$${f%%=*} deb=$${f#*=}; \
+		if [[ $$(cat $$dir.unpacked 2>/dev/null) == "$$deb" ]]; then continue; fi; \
+		rm -rf $$dir && mkdir -p $$dir && dpkg-deb -x "$$deb" $$dir && echo "$$deb" >$$dir.unpacked; \
+	done
+
+.PHONY: lint
+lint: deps ## check format and correctness of the source
+	@unformatted=$$(git ls-files '*.go' | xargs gofmt -l); \
+	if [[ -n $$unformatted ]]; then echo "gofmt -w is needed:"; echo "$$unformatted"; exit 1; fi
+	@go vet ./...
+	@for s in $$(git ls-files '*.sh' .ci/run test/unprivileged); do bash -n $$s; done
+
+.PHONY: test
+test: lint fixtures ## run all tests: as this user, and, as root, also as nobody without network
+	$(test_env) go test -count=1 -timeout 20m ./...
+ifeq ($(shell id -u),0)
+	@$(MAKE) --no-print-directory test-unprivileged
+endif
+
+# From a copy, if the checkout is closed to others.
+.PHONY: test-unprivileged
+test-unprivileged:
+	@if setpriv --reuid=nobody --regid=nogroup --clear-groups test -r $(abspath go.mod); then \
+		$(test_env) go test -count=1 -timeout 20m -short -exec $(abspath test/unprivileged) ./...; \
+	else \
+		copy=$$(mktemp -d) && trap 'rm -rf $$copy' EXIT && chmod 755 $$copy; \
+		cp -r --sparse=always . $$copy/kiln && $(MAKE) --no-print-directory -C $$copy/kiln test-unprivileged; \
+	fi
+
+.PHONY: test-full
+test-full: test ## run all tests, race detector and fuzzing included
+	CGO_ENABLED=1 $(test_env) go test -count=1 -timeout 40m -short -race ./...
+	@$(MAKE) --no-print-directory fuzz
+
+.PHONY: fuzz
+fuzz: ## fuzz every parser for FUZZTIME
+	@for dir in $$(git grep -lE '^func Fuzz' -- '*_test.go' | xargs -n 1 dirname | sort -u); do \
+		for f in $$(go test -list '^Fuzz' ./$$dir | grep '^Fuzz'); do \
+			echo "$$dir $$f"; go test -run '^$$' -fuzz "^$$f\$$" -fuzztime $(FUZZTIME) ./$$dir; \
+		done; \
+	done
+
+.PHONY: bench
+bench: fixtures ## measure: composing and cp, squashfs and mksquashfs, module index and depmod
+	$(test_env) go test -run '^$$' -bench . -benchtime 1x -timeout 20m ./test ./rootfs/squashfs ./kernel/depmod
+
+.PHONY: clean
+clean: ## remove everything that was downloaded and built
+	rm -rf bin $(OUT)
