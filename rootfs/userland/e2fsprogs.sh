@@ -47,6 +47,7 @@ src=${src%/}
 version=$(cd "$src" && dpkg-parsechangelog -SVersion)
 SOURCE_DATE_EPOCH=$(cd "$src" && dpkg-parsechangelog -STimestamp)
 export SOURCE_DATE_EPOCH LC_ALL=C TZ=UTC
+unset MAKEFLAGS MFLAGS MAKELEVEL CFLAGS CPPFLAGS LDFLAGS # of whoever calls this
 say "building $version"
 
 # Its own uuid and blkid are used, not the machine's, which need glibc.
