@@ -106,10 +106,9 @@ func Index(in Input) (*Result, error) {
 	}
 	mods = sorted(mods, in.Order)
 	symbols := exports(mods)
-	res := &Result{
-		Files:      map[string][]byte{},
-		Shadowed:   shadowed,
-		Unresolved: resolve(mods, symbols, in.SystemMap),
+	res := &Result{Files: map[string][]byte{}, Shadowed: shadowed}
+	if res.Unresolved, err = resolve(mods, symbols, in.SystemMap); err != nil {
+		return nil, err
 	}
 	if err := sortTopologically(mods); err != nil {
 		return nil, err
@@ -123,10 +122,7 @@ func Index(in Input) (*Result, error) {
 		return nil
 	}
 	lines := dependencyLines(mods)
-	dep, err := dependencies(lines)
-	if err := write("modules.dep", dep, err); err != nil {
-		return nil, err
-	}
+	res.Files["modules.dep"] = []byte(strings.Join(append(lines, ""), "\n"))
 	depBin, err := dependencyTrie(mods, lines)
 	if err := write("modules.dep.bin", depBin, err); err != nil {
 		return nil, err

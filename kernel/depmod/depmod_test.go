@@ -274,6 +274,7 @@ func TestIndexErrors(t *testing.T) {
 	}{
 		{depmod.Input{Builtin: []byte("kernel/\xff.ko\n")}, `modules.builtin.bin: line 1 of modules.builtin: "\xff" contains byte 0xff`},
 		{depmod.Input{Builtin: []byte("kernel/a.ko\n" + strings.Repeat("x", 5000) + "\n")}, "modules.builtin.bin: line 2 of modules.builtin has 5001 bytes, the limit is 4095"},
+		{depmod.Input{SystemMap: []byte("ffffffffffffffff B The real System.map is elsewhere\n")}, "found no exported symbols (__ksymtab_…) in a System.map of 52 bytes"},
 		{depmod.Input{BuiltinModinfo: []byte("a.alias=\xff\x00")}, `modules.builtin.alias.bin: modules.builtin.modinfo: alias of a: "\xff" contains byte 0xff`},
 	} {
 		_, err := depmod.Index(c.in)

@@ -39,18 +39,6 @@ func dependencyLines(mods []entry) []string {
 	return lines
 }
 
-func dependencies(lines []string) ([]byte, error) {
-	size := 0
-	for _, l := range lines {
-		size += len(l) + 1
-	}
-	out := make([]byte, 0, size)
-	for _, l := range lines {
-		out = append(append(out, l...), '\n')
-	}
-	return out, nil
-}
-
 func dependencyTrie(mods []entry, lines []string) ([]byte, error) {
 	t := trie{items: make([]trieItem, 0, len(mods))}
 	for i := range mods {
@@ -132,8 +120,8 @@ func softdeps(mods []entry) ([]byte, error) {
 
 // symbolFiles returns modules.symbols and modules.symbols.bin.
 func symbolFiles(mods []entry, symbols []symbolOwner) (text, bin []byte, err error) {
-	const prefix = "alias symbol:"
-	text = []byte("# Aliases for symbols, used by symbol_request().\n")
+	const header, prefix = "# Aliases for symbols, used by symbol_request().\n", "alias symbol:"
+	text = []byte(header)
 	for _, s := range symbols {
 		if err := checkWord(s.name); err != nil {
 			return nil, nil, fmt.Errorf("%s: symbol %q contains %w", mods[s.mod].Path, s.name, err)
@@ -144,11 +132,10 @@ func symbolFiles(mods []entry, symbols []symbolOwner) (text, bin []byte, err err
 	}
 
 	t := trie{items: make([]trieItem, 0, len(symbols))}
-	lines := string(text[strings.IndexByte(string(text), '\n')+1:])
+	lines := string(text[len(header):])
 	for _, s := range symbols {
-		// "symbol:NAME" as a part of the text
-		start := len("alias ")
-		key := lines[start : len(prefix)+len(s.name)]
+		// The key "symbol:NAME" is a part of the line, without another copy.
+		key := lines[len("alias ") : len(prefix)+len(s.name)]
 		lines = lines[len(prefix)+len(s.name)+1+len(mods[s.mod].name)+1:]
 		if err := t.insert(key, mods[s.mod].name, int(s.mod)); err != nil {
 			return nil, nil, err

@@ -217,5 +217,114 @@ func TestKernels(t *testing.T) {
 		t.Logf("%d modules indexed in %v", len(in.Modules), time.Since(start))
 		want, _, _ := reference(t, dir)
 		compare(t, res.Files, want)
+		selectLikeModprobe(t, dir, in, res.Files)
+		unresolvedLikeDepmod(t, dir, in)
 	})
+}
+
+// selectLikeModprobe compares the closure of each module with the line of
+// modules.dep, and for some with all that modprobe would load.
+func selectLikeModprobe(t *testing.T, dir string, in depmod.Input, files map[string][]byte) {
+	root := t.TempDir()
+	fake := filepath.Join(root, "lib/modules", filepath.Base(dir))
+	if err := os.MkdirAll(fake, 0o755); err != nil {
+		t.Fatal(err)
+	}
+	for name, data := range files {
+		if err := os.WriteFile(filepath.Join(fake, name), data, 0o644); err != nil {
+			t.Fatal(err)
+		}
+	}
+	var entries []module.Entry
+	for _, m := range in.Modules {
+		entries = append(entries, module.Entry(m))
+	}
+	set := module.NewSet(entries, in.Builtin)
+	for line := range strings.Lines(string(files["modules.dep"])) {
+		path, deps, _ := strings.Cut(strings.TrimSuffix(line, "\n"), ":")
+		sel, err := set.Select(path)
+		if err != nil {
+			t.Fatal(err)
+		}
+		selected := map[string]bool{}
+		for _, p := range sel.Paths {
+			selected[p] = true
+		}
+		for _, p := range append(strings.Fields(deps), path) {
+			if !selected[p] {
+				t.Errorf("%s: the selection lacks %s", path, p)
+			}
+		}
+	}
+	for _, name := range []string{"ext4", "xfs", "btrfs", "nfsd", "e1000e", "virtio_net", "nft_compat", "vfio", "drm", "ceph", "xt_LOG"} {
+		if len(set.Lookup(name)) == 0 {
+			continue // built in, or another kind of kernel
+		}
+		out, err := exec.Command(oracle.Tool(t, "modprobe"), "-D", "-d", root, "-S", filepath.Base(dir), "-C", t.TempDir(), name).CombinedOutput()
+		if err != nil {
+			t.Errorf("modprobe %s: %v\n%s", name, err, out)
+			continue
+		}
+		sel, err := set.Select(name)
+		if err != nil {
+			t.Fatal(err)
+		}
+		selected := map[string]bool{}
+		for _, p := range sel.Paths {
+			selected[p] = true
+		}
+		n := 0
+		for line := range strings.Lines(string(out)) {
+			if f := strings.Fields(line); f[0] == "insmod" {
+				n++
+				if p := strings.TrimPrefix(f[1], fake+"/"); !selected[p] {
+					t.Errorf("%s: modprobe loads %s, which is not selected", name, p)
+				}
+			}
+		}
+		t.Logf("%s: modprobe loads %d modules, %d selected", name, n, len(sel.Paths))
+	}
+	if sel, err := set.Select("kernel/drivers/net/**", "!kernel/drivers/net/ethernet/**"); err != nil {
+		t.Error(err)
+	} else {
+		t.Logf("network drivers: %d modules, %d firmware files", len(sel.Paths), len(sel.Firmware))
+	}
+}
+
+// unresolvedLikeDepmod compares the missing symbols with depmod's warnings, for
+// a kernel that exports what its modules import but the names with a k.
+func unresolvedLikeDepmod(t *testing.T, dir string, in depmod.Input) {
+	for _, m := range in.Modules {
+		for _, imp := range m.Info.Imports {
+			if imp.Name[0] != 'k' {
+				in.SystemMap = fmt.Appendf(in.SystemMap, "ffffffff82a0c3e4 r __ksymtab_%s\n", imp.Name)
+			}
+		}
+	}
+	res, err := depmod.Index(in)
+	if err != nil {
+		t.Fatal(err)
+	}
+	file := filepath.Join(t.TempDir(), "System.map")
+	if err := os.WriteFile(file, in.SystemMap, 0o644); err != nil {
+		t.Fatal(err)
+	}
+	_, out, _ := reference(t, dir, "-e", "-F", file)
+	want := map[string]bool{}
+	for line := range strings.Lines(out) {
+		if at := strings.Index(line, "/kernel/"); at > 0 && strings.Contains(line, " needs unknown symbol ") {
+			want[strings.TrimSpace(line[at+1:])] = true
+		}
+	}
+	for _, u := range res.Unresolved {
+		key := u.Path + " needs unknown symbol " + u.Symbol
+		if !want[key] {
+			t.Errorf("depmod does not miss %s", key)
+		}
+		delete(want, key)
+	}
+	if len(res.Unresolved) == 0 || len(want) > 0 {
+		t.Errorf("%d symbols found missing; depmod misses %d others", len(res.Unresolved), len(want))
+	}
+	t.Logf("%d symbols missing", len(res.Unresolved))
 }

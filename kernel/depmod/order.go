@@ -2,6 +2,7 @@ package depmod
 
 import (
 	"bytes"
+	"fmt"
 	"slices"
 	"strings"
 )
@@ -156,12 +157,15 @@ func exports(mods []entry) []symbolOwner {
 
 // resolve finds the modules that each module needs, and the symbols nothing
 // exports if there is a System.map.
-func resolve(mods []entry, symbols []symbolOwner, systemMap []byte) []Unresolved {
+func resolve(mods []entry, symbols []symbolOwner, systemMap []byte) ([]Unresolved, error) {
 	owner := make(map[string]int32, len(symbols))
 	for _, s := range symbols {
 		owner[s.name] = s.mod
 	}
-	kernel := kernelExports(systemMap)
+	kernel, err := kernelExports(systemMap)
+	if err != nil {
+		return nil, err
+	}
 	var unresolved []Unresolved
 	seen := make([]int32, len(mods)) // the last module that has it as dependency, plus one
 	for i := range mods {
@@ -181,17 +185,16 @@ func resolve(mods []entry, symbols []symbolOwner, systemMap []byte) []Unresolved
 			}
 		}
 	}
-	return unresolved
+	return unresolved, nil
 }
 
 // kernelExports returns the symbols that the kernel itself exports, nil if
 // there is no System.map. Its lines are "ffffffff82a0c3e4 r __ksymtab_printk".
-func kernelExports(systemMap []byte) map[string]bool {
+func kernelExports(systemMap []byte) (map[string]bool, error) {
 	if systemMap == nil {
-		return nil
+		return nil, nil
 	}
-	// The module loader provides these.
-	exports := map[string]bool{"__this_module": true, "_GLOBAL_OFFSET_TABLE_": true, "TOC.": true}
+	exports := map[string]bool{}
 	for line := range bytes.Lines(systemMap) {
 		fields := bytes.SplitN(bytes.TrimSuffix(line, []byte("\n")), []byte(" "), 3)
 		if len(fields) < 3 {
@@ -201,7 +204,14 @@ func kernelExports(systemMap []byte) map[string]bool {
 			exports[string(name)] = true
 		}
 	}
-	return exports
+	if len(exports) == 0 {
+		return nil, fmt.Errorf("found no exported symbols (__ksymtab_…) in a System.map of %d bytes; Debian's kernel packages hold a placeholder", len(systemMap))
+	}
+	// The module loader provides these.
+	for _, name := range []string{"__this_module", "_GLOBAL_OFFSET_TABLE_", "TOC."} {
+		exports[name] = true
+	}
+	return exports, nil
 }
 
 // sortTopologically numbers the modules such that each precedes those it

@@ -10,9 +10,8 @@ import (
 	"github.com/kilnhq/kiln/kernel/module"
 )
 
-// ELF returns a 64-bit little-endian module with the facts of info, except for
-// its parameters' lack of descriptions just as the kernel's build writes them.
-// Exports have CRCs if one of them is not 0.
+// ELF returns a 64-bit little-endian module with the facts of info, laid out as
+// the kernel's build does. Exports have CRCs if one of them is not 0.
 func ELF(info *module.Info) []byte {
 	w := &writer{names: []byte{0}, strtab: []byte{0}}
 	w.section("", elf.SHT_NULL, 0, nil)

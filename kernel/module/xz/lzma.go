@@ -3,7 +3,7 @@ package xz
 // The LZMA coder: an adaptive binary range coder over literals and matches, as
 // in the LZMA specification of the LZMA SDK (lzma-specification.txt).
 const (
-	states        = 12 // what the last few symbols were
+	states        = 16 // what the last few symbols were; 12 are in use
 	literalStates = 7  // in states below, the last one was a literal
 
 	posStatesMax = 1 << 4
@@ -97,7 +97,7 @@ func (d *lzma) setProps(b byte) bool {
 }
 
 // afterLiteral is the state after a literal, by the one before.
-var afterLiteral = [16]uint8{0, 0, 0, 0, 1, 2, 3, 4, 5, 6, 4, 5}
+var afterLiteral = [states]uint8{0, 0, 0, 0, 1, 2, 3, 4, 5, 6, 4, 5}
 
 // rangeCoder is the state of the range decoder within a chunk. It is passed by
 // value so that the compiler keeps it in registers.
@@ -251,20 +251,21 @@ func (d *lzma) decode(out []byte, pos int, dictSize uint32, in *chunk, size int)
 	}
 	rc := rangeCoder{in: in, pos: 5, rng: 1<<32 - 1,
 		code: uint32(in[1])<<24 | uint32(in[2])<<16 | uint32(in[3])<<8 | uint32(in[4])}
-	state := d.state
-	lcShift := 8 - d.lc
+	state := d.state % states // the remainder spares checks of bounds, here and below
+	lcShift := (8 - d.lc) % 32
+	lc := d.lc % 32
 	var one bool
 	for pos < len(out) {
 		if rc.pos > size {
 			return false
 		}
-		posState := uint32(pos) & d.pbMask
+		posState := uint32(pos) & d.pbMask % posStatesMax
 		if rc, one = rc.bit(&d.isMatch[state][posState]); !one {
 			var before byte
 			if pos > 0 {
 				before = out[pos-1]
 			}
-			probs := &d.literal[((uint32(pos)&d.lpMask)<<d.lc+uint32(before)>>lcShift)&(1<<maxLcLp-1)]
+			probs := &d.literal[((uint32(pos)&d.lpMask)<<lc+uint32(before)>>lcShift)&(1<<maxLcLp-1)]
 			if state < literalStates {
 				symbol := uint32(1)
 				for symbol < 0x100 {
@@ -282,7 +283,7 @@ func (d *lzma) decode(out []byte, pos int, dictSize uint32, in *chunk, size int)
 				rc, out[pos] = rc.literalAfterMatch(probs, uint32(out[pos-int(d.rep[0])-1]))
 			}
 			pos++
-			state = uint32(afterLiteral[state])
+			state = uint32(afterLiteral[state]) % states
 			continue
 		}
 
@@ -291,7 +292,7 @@ func (d *lzma) decode(out []byte, pos int, dictSize uint32, in *chunk, size int)
 			rc, length = rc.length(&d.length, posState)
 			d.rep[3], d.rep[2], d.rep[1] = d.rep[2], d.rep[1], d.rep[0]
 			rc, d.rep[0] = d.distance(rc, length)
-			state = after(state, 7)
+			state = after(state, 7) % states
 		} else {
 			if rc, one = rc.bit(&d.isRep0[state]); !one {
 				if rc, one = rc.bit(&d.isRep0Long[state][posState]); !one {
@@ -310,10 +311,10 @@ func (d *lzma) decode(out []byte, pos int, dictSize uint32, in *chunk, size int)
 				d.rep[1], d.rep[0] = d.rep[0], dist
 			}
 			if length == 1 {
-				state = after(state, 9)
+				state = after(state, 9) % states
 			} else {
 				rc, length = rc.length(&d.repLength, posState)
-				state = after(state, 8)
+				state = after(state, 8) % states
 			}
 		}
 		if int64(d.rep[0]) >= int64(pos) || d.rep[0] >= dictSize || length > len(out)-pos {
