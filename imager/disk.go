@@ -1,6 +1,7 @@
 package imager
 
 import (
+	"cmp"
 	"errors"
 	"fmt"
 
@@ -20,9 +21,13 @@ const (
 
 	// minEphemeral is the size of EPHEMERAL in an image as small as its
 	// payload. It grows on the node.
-	minEphemeral = 64 * mib
+	minEphemeral = 128 * mib
 	metaSize     = 1 * mib
 	biosSize     = 1 * mib
+
+	// ephemeralJournal is the size of EPHEMERAL's journal, which stays what it
+	// is when the file system grows. It is a hole in the image.
+	ephemeralJournal = 32 * mib
 )
 
 // partition is one partition before it has a place on the disk.
@@ -59,7 +64,7 @@ func partitions(r Request, machine arch.Arch, id identity, a *assets) ([]partiti
 		size  int64
 	}{
 		{"STATE", int64(r.Profile.Disk.Partitions.State)},
-		{"EPHEMERAL", max(minEphemeral, int64(r.Profile.Disk.Partitions.Ephemeral))},
+		{"EPHEMERAL", cmp.Or(int64(r.Profile.Disk.Partitions.Ephemeral), minEphemeral)},
 	} {
 		parts = append(parts, partition{label: data.label, kind: gpt.LinuxFilesystem, size: data.size})
 	}
@@ -69,7 +74,11 @@ func partitions(r Request, machine arch.Arch, id identity, a *assets) ([]partiti
 	for i := range parts[len(parts)-2:] {
 		p := &parts[len(parts)-2+i]
 		p.content = func(int64) (extent.Source, error) {
-			return ext4.Build(tree.New(), ext4Options(r, id, p.label, p.size))
+			options := ext4Options(r, id, p.label, p.size)
+			if p.label == "EPHEMERAL" && p.size >= minEphemeral {
+				options.Journal = ephemeralJournal
+			}
+			return ext4.Build(tree.New(), options)
 		}
 	}
 	return parts, nil
@@ -113,17 +122,17 @@ func efiPartition(r Request, machine arch.Arch, id identity, a *assets) (partiti
 			Time: r.Epoch, HiddenSectors: uint32(start / r.Profile.Disk.SectorSize),
 		}
 	}
-	size := int64(r.Profile.Disk.Partitions.EFI)
-	if size == 0 {
-		full, err := efiTree(r, machine, a, "A", "B")
-		if err != nil {
-			return partition{}, err
-		}
-		least, err := fat.MinSize(full, options(0, 0))
-		if err != nil {
-			return partition{}, fmt.Errorf("EFI: %w", err)
-		}
-		size = extent.Align(least+least/5, mib)
+	full, err := efiTree(r, machine, a, "A", "B")
+	if err != nil {
+		return partition{}, err
+	}
+	least, err := fat.MinSize(full, options(0, 0))
+	if err != nil {
+		return partition{}, fmt.Errorf("EFI: %w", err)
+	}
+	size, err := sizeFor("efi", r.Profile.Disk.Partitions.EFI, least)
+	if err != nil {
+		return partition{}, err
 	}
 	t, err := efiTree(r, machine, a, slot)
 	if err != nil {
@@ -132,6 +141,19 @@ func efiPartition(r Request, machine arch.Arch, id identity, a *assets) (partiti
 	return partition{label: "EFI", kind: gpt.EFISystem, size: size, content: func(start int64) (extent.Source, error) {
 		return fat.Build(t, options(size, start))
 	}}, nil
+}
+
+// sizeFor is the size of a partition whose file system needs at least the given
+// number of bytes for two slots: what the profile says, otherwise 20 % more.
+func sizeFor(key string, want profiles.Size, least int64) (int64, error) {
+	if want == 0 {
+		return extent.Align(least+least/5, mib), nil
+	}
+	if int64(want) < least {
+		return 0, refuse("disk.partitions.%s: %s is too small: two slots need %d MiB; enlarge it or leave it out",
+			key, want, extent.Align(least, mib)/mib)
+	}
+	return int64(want), nil
 }
 
 func biosPartition(r Request, core []byte) partition {
@@ -145,17 +167,17 @@ func biosPartition(r Request, core []byte) partition {
 }
 
 func bootPartition(r Request, id identity, a *assets) (partition, error) {
-	size := int64(r.Profile.Disk.Partitions.BOOT)
-	if size == 0 {
-		full, err := bootTree(r, id, a, "A", "B")
-		if err != nil {
-			return partition{}, err
-		}
-		least, err := ext4.MinSize(full, ext4Options(r, id, "BOOT", 0))
-		if err != nil {
-			return partition{}, fmt.Errorf("BOOT: %w", err)
-		}
-		size = extent.Align(least+least/5, mib)
+	full, err := bootTree(r, id, a, "A", "B")
+	if err != nil {
+		return partition{}, err
+	}
+	least, err := ext4.MinSize(full, ext4Options(r, id, "BOOT", 0))
+	if err != nil {
+		return partition{}, fmt.Errorf("BOOT: %w", err)
+	}
+	size, err := sizeFor("boot", r.Profile.Disk.Partitions.BOOT, least)
+	if err != nil {
+		return partition{}, err
 	}
 	t, err := bootTree(r, id, a, slot)
 	if err != nil {

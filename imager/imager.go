@@ -42,6 +42,8 @@ type Request struct {
 type Image struct {
 	Disk  *extent.Map
 	Table *gpt.Table
+
+	base *base.Base
 }
 
 // Compose makes the disk image of a request. It reads what it must check, and
@@ -76,7 +78,7 @@ func Compose(ctx context.Context, r Request) (*Image, error) {
 	if err != nil {
 		return nil, err
 	}
-	return &Image{Disk: disk, Table: table}, nil
+	return &Image{Disk: disk, Table: table, base: r.Base}, nil
 }
 
 // identity is the namespace from which all identifiers of an image derive: a

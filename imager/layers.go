@@ -5,6 +5,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"slices"
 
 	"github.com/kilnhq/kiln/extensions"
 	"github.com/kilnhq/kiln/imager/base"
@@ -101,7 +102,7 @@ func indexTree(b *base.Base, modules [][]depmod.Module) (*tree.Tree, error) {
 	if err != nil {
 		return nil, err
 	}
-	all := facts.Modules
+	all := slices.Clone(facts.Modules)
 	for _, m := range modules {
 		all = append(all, m...)
 	}

@@ -5,10 +5,10 @@ import (
 	"errors"
 	"fmt"
 	"io"
-	"path/filepath"
 	"slices"
 
 	"github.com/klauspost/compress/zstd"
+	"golang.org/x/sync/errgroup"
 
 	"github.com/kilnhq/kiln/imager/extent"
 	"github.com/kilnhq/kiln/internal/atomicfile"
@@ -19,10 +19,13 @@ import (
 // ErrOutput is wrapped by errors of writing an image.
 var ErrOutput = errors.New("cannot write the image")
 
-// WriteFile writes disk in the given format to a file, which is there whole or
-// not at all. progress, which may be nil, is told of every n bytes of the disk
+// WriteFile writes the disk in the given format to a file, which is there whole
+// or not at all. progress, which may be nil, is told of every n bytes of the disk
 // that are dealt with.
-func WriteFile(ctx context.Context, path, format string, disk *extent.Map, progress func(n int64)) error {
+//
+// While it writes it checks the base against its digests: a node would refuse
+// damaged layers, but firmware may not refuse a damaged kernel.
+func (i *Image) WriteFile(ctx context.Context, path, format string, progress func(n int64)) error {
 	if err := checkFormat(format); err != nil {
 		return err
 	}
@@ -31,30 +34,52 @@ func WriteFile(ctx context.Context, path, format string, disk *extent.Map, progr
 		return fmt.Errorf("%w: %w", ErrOutput, err)
 	}
 	defer f.Close()
-	if format == "raw" {
-		err = extent.WriteSparse(ctx, f.File, disk, progress)
-	} else {
-		err = WriteTo(ctx, f, format, disk, progress)
+	group, gctx := errgroup.WithContext(ctx)
+	group.Go(func() error { return i.base.Verify(gctx) })
+	group.Go(func() error {
+		var err error
+		if format == "raw" {
+			err = extent.WriteSparse(gctx, f.File, i.Disk, progress)
+		} else {
+			err = i.stream(gctx, f, format, progress)
+		}
+		if err == nil {
+			err = f.Sync()
+		}
+		if err != nil {
+			return fmt.Errorf("%w: %s: %w", ErrOutput, path, err)
+		}
+		return nil
+	})
+	if err := group.Wait(); err != nil {
+		return err
 	}
-	if err == nil {
-		err = f.Commit()
-	}
-	if err != nil {
-		return fmt.Errorf("%w: %s: %w", ErrOutput, filepath.Base(path), err)
+	if err := f.Commit(); err != nil {
+		return fmt.Errorf("%w: %s: %w", ErrOutput, path, err)
 	}
 	return nil
 }
 
-// WriteTo streams disk in the given format.
-func WriteTo(ctx context.Context, w io.Writer, format string, disk *extent.Map, progress func(n int64)) error {
+// WriteTo streams the disk in the given format, after it has checked the base.
+func (i *Image) WriteTo(ctx context.Context, w io.Writer, format string, progress func(n int64)) error {
 	if err := checkFormat(format); err != nil {
 		return err
 	}
+	if err := i.base.Verify(ctx); err != nil {
+		return err
+	}
+	if err := i.stream(ctx, w, format, progress); err != nil {
+		return fmt.Errorf("%w: %w", ErrOutput, err)
+	}
+	return nil
+}
+
+func (i *Image) stream(ctx context.Context, w io.Writer, format string, progress func(n int64)) error {
 	if progress == nil {
 		progress = func(int64) {}
 	}
 	if format == "raw" {
-		_, err := disk.WriteTo(&observer{ctx, w, progress})
+		_, err := i.Disk.WriteTo(&observer{ctx, w, progress})
 		return err
 	}
 	// The payload is compressed already, so a fast level finds all there is:
@@ -63,7 +88,7 @@ func WriteTo(ctx context.Context, w io.Writer, format string, disk *extent.Map, 
 	if err != nil {
 		return err
 	}
-	_, err = disk.WriteTo(&observer{ctx, z, progress})
+	_, err = i.Disk.WriteTo(&observer{ctx, z, progress})
 	return errors.Join(err, z.Close())
 }
 

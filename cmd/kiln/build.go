@@ -96,9 +96,9 @@ func build(ctx context.Context, c *cobra.Command, r *progress.Reporter, name str
 	}
 	bar := r.Bar("write "+output, img.Size(format, output != "-"))
 	if output == "-" {
-		err = imager.WriteTo(ctx, os.Stdout, format, img.Disk, bar.Add)
+		err = img.WriteTo(ctx, os.Stdout, format, bar.Add)
 	} else {
-		err = imager.WriteFile(ctx, output, format, img.Disk, bar.Add)
+		err = img.WriteFile(ctx, output, format, bar.Add)
 	}
 	bar.Done(err)
 	if err != nil || output == "-" {

@@ -15,6 +15,7 @@ import (
 	"io"
 	"os"
 	"path/filepath"
+	"sync"
 
 	v1 "github.com/google/go-containerregistry/pkg/v1"
 	"github.com/google/go-containerregistry/pkg/v1/layout"
@@ -71,6 +72,8 @@ type Base struct {
 	Config Config
 	Digest string // of the manifest, "sha256:…"
 	parts  map[string]Part
+
+	modules func() (*Modules, error)
 }
 
 // Errors returned, wrapped, by Open and Part.
@@ -132,6 +135,7 @@ func openManifest(path, arch string, d v1.Descriptor) (*Base, error) {
 		return nil, fmt.Errorf("%w: manifest %s: %w", ErrFormat, d.Digest, err)
 	}
 	b := &Base{Digest: d.Digest.String(), parts: map[string]Part{}}
+	b.modules = sync.OnceValues(b.readModules)
 	for _, l := range m.Layers {
 		name := l.Annotations[titleKey]
 		if l.MediaType != PartType || name == "" {
@@ -174,15 +178,6 @@ func (b *Base) Part(name string) (Part, error) {
 		return Part{}, fmt.Errorf("%w: %s", ErrPart, name)
 	}
 	return p, nil
-}
-
-// Parts returns the parts in no particular order.
-func (b *Base) Parts() []Part {
-	var all []Part
-	for _, p := range b.parts {
-		all = append(all, p)
-	}
-	return all
 }
 
 // Bytes reads the whole part, which may have at most limit bytes, and checks

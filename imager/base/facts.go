@@ -1,11 +1,9 @@
 package base
 
 import (
-	"bytes"
 	"encoding/json"
 	"errors"
 	"fmt"
-	"io"
 	"io/fs"
 	"strings"
 
@@ -29,8 +27,11 @@ type Modules struct {
 	SystemMap      []byte // if the kernel came with one
 }
 
-// Modules reads the facts about the base's kernel modules.
-func (b *Base) Modules() (*Modules, error) {
+// Modules returns the facts about the base's kernel modules, which are read
+// once. The caller must not modify them.
+func (b *Base) Modules() (*Modules, error) { return b.modules() }
+
+func (b *Base) readModules() (*Modules, error) {
 	var m Modules
 	if err := b.facts(ModuleFacts, &m.Modules); err != nil {
 		return nil, err
@@ -85,13 +86,15 @@ func (b *Base) facts(name string, v any) error {
 	if err != nil {
 		return err
 	}
-	z, err := zstd.NewReader(bytes.NewReader(data), zstd.WithDecoderConcurrency(0))
+	z, err := zstd.NewReader(nil, zstd.WithDecoderConcurrency(1), zstd.WithDecoderMaxMemory(maxFacts))
 	if err != nil {
-		return fmt.Errorf("%w: %s: %w", ErrFormat, name, err)
+		return err
 	}
 	defer z.Close()
-	dec := json.NewDecoder(io.LimitReader(z, maxFacts))
-	if err := dec.Decode(v); err != nil {
+	if data, err = z.DecodeAll(data, nil); err == nil {
+		err = json.Unmarshal(data, v)
+	}
+	if err != nil {
 		return fmt.Errorf("%w: %s: %w", ErrFormat, name, err)
 	}
 	return nil

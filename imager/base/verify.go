@@ -8,11 +8,26 @@ import (
 	"io"
 
 	v1 "github.com/google/go-containerregistry/pkg/v1"
+	"golang.org/x/sync/errgroup"
+
 	"github.com/kilnhq/kiln/imager/extent"
 )
 
-// Verify reads the part and compares its content with its digest.
-func (p Part) Verify(ctx context.Context) error {
+// Verify reads all parts of the base and compares them with their digests.
+func (b *Base) Verify(ctx context.Context) error {
+	group, ctx := errgroup.WithContext(ctx)
+	group.SetLimit(4)
+	for _, p := range b.parts {
+		group.Go(func() error { return p.verify(ctx) })
+	}
+	if err := group.Wait(); err != nil {
+		return fmt.Errorf("base: %w", err)
+	}
+	return nil
+}
+
+// verify reads the part and compares its content with its digest.
+func (p Part) verify(ctx context.Context) error {
 	h := sha256.New()
 	r := extent.Reader(p.Content)
 	buf := make([]byte, 1<<20)
