@@ -175,7 +175,7 @@ func TestFileSystems(t *testing.T) {
 		parts := readTable(t, file, img.sector)
 		efi := carve(t, file, parts.find(t, "EFI"))
 		out := run(t, oracle.Tool(t, "fsck.fat"), "-n", "-v", efi)
-		for _, want := range []string{"32 bits/entry", fmt.Sprintf("%d bytes per logical sector", img.sector)} {
+		for _, want := range []string{"FATs, 32 bit entries", fmt.Sprintf("%d bytes per logical sector", img.sector)} {
 			if !strings.Contains(out, want) {
 				t.Errorf("fsck.fat does not say %q:\n%s", want, out)
 			}
@@ -187,8 +187,9 @@ func TestFileSystems(t *testing.T) {
 		} else if n, _ := strconv.Atoi(clusters[1]); n < 65525 {
 			t.Errorf("EFI has %d clusters, FAT32 needs 65525", n)
 		}
-		if c := regexp.MustCompile(`(?i)dirty|differ|wrong|invalid|unused|orphan|lost|fewer|too (few|many)`).FindString(out); c != "" {
-			t.Errorf("fsck.fat says %q:\n%s", c, out)
+		// Some problems it reports without minding them.
+		if _, after, ok := strings.Cut(out, "Checking free cluster summary.\n"); !ok || strings.Count(after, "\n") != 1 {
+			t.Errorf("fsck.fat has more to say than the number of clusters:\n%s", out)
 		}
 		dir := run(t, oracle.Tool(t, "mdir"), "-i", efi, "-b", "-/", "::")
 		for _, want := range []string{"::/EFI/BOOT/BOOTX64.EFI", "::/EFI/Linux/kiln-A.efi", "::/loader/loader.conf"} {
@@ -250,8 +251,9 @@ func TestBootAssets(t *testing.T) {
 			t.Errorf("the UKI's %s differs from %s on BOOT", uki, grub)
 		}
 	}
-	if c := string(read(t, at("uki.cmdline"))); !strings.Contains(config, strings.TrimRight(c, "\x00\n")) {
-		t.Errorf("grub.cfg does not have the UKI's command line %q:\n%s", c, config)
+	cmdline := strings.TrimRight(string(read(t, at("uki.cmdline"))), "\x00\n")
+	if !strings.Contains(strings.ReplaceAll(config, "'", ""), cmdline+"\n") {
+		t.Errorf("grub.cfg does not have the UKI's command line %q:\n%s", cmdline, config)
 	}
 
 	layers := unpack(t, dir, read(t, at("initramfs")))
@@ -293,11 +295,11 @@ func TestBootAssets(t *testing.T) {
 	}
 }
 
-// unpack unpacks the archives of an initramfs with zstd and GNU cpio, and returns
-// the files of its layers in their order.
+// unpack unpacks the archives of an initramfs, a compressed and then stored ones,
+// with zstd and GNU cpio, and returns the files of its layers in their order.
 func unpack(t *testing.T, dir string, initramfs []byte) []string {
 	t.Helper()
-	// The stored archive begins with its first header, at a multiple of 4.
+	// A stored archive begins with its first header, at a multiple of 4.
 	stored := -1
 	for at := 0; at+6 <= len(initramfs) && stored < 0; at += 4 {
 		if string(initramfs[at:at+6]) == "070701" {
@@ -307,21 +309,33 @@ func unpack(t *testing.T, dir string, initramfs []byte) []string {
 	if stored <= 0 {
 		t.Fatal("no stored archive behind a compressed one")
 	}
-	for name, data := range map[string][]byte{"init.zst": bytes.TrimRight(initramfs[:stored], "\x00"), "stored.cpio": initramfs[stored:]} {
-		if err := os.WriteFile(filepath.Join(dir, name), data, 0o600); err != nil {
+	file := func(name string, data []byte) string {
+		name = filepath.Join(dir, name)
+		if err := os.WriteFile(name, data, 0o600); err != nil {
 			t.Fatal(err)
 		}
+		return name
 	}
 	cpio := oracle.Tool(t, "cpio")
-	run(t, oracle.Tool(t, "zstd"), "-q", "-d", filepath.Join(dir, "init.zst"), "-o", filepath.Join(dir, "init.cpio"))
-	if names := strings.Split(run(t, cpio, "-t", "-F", filepath.Join(dir, "init.cpio")), "\n"); !slices.Contains(names, "init") {
+	init := filepath.Join(dir, "init.cpio")
+	run(t, oracle.Tool(t, "zstd"), "-q", "-d", file("init.zst", bytes.TrimRight(initramfs[:stored], "\x00")), "-o", init)
+	if names := strings.Split(run(t, cpio, "-t", "-F", init), "\n"); !slices.Contains(names, "init") {
 		t.Errorf("no init in the initramfs: %v", names)
 	}
 	stack := filepath.Join(dir, "stack")
 	if err := os.Mkdir(stack, 0o755); err != nil {
 		t.Fatal(err)
 	}
-	run(t, cpio, "-i", "-d", "--quiet", "--no-absolute-filenames", "-D", stack, "-F", filepath.Join(dir, "stored.cpio"))
+	const trailer = "TRAILER!!!\x00"
+	for rest := initramfs[stored:]; len(rest) > 0; {
+		end := bytes.Index(rest, []byte(trailer))
+		if end < 0 {
+			t.Fatalf("%d bytes without an end behind the last archive", len(rest))
+		}
+		end = min(len(rest), (end+len(trailer)+3)/4*4)
+		run(t, cpio, "-i", "-d", "--quiet", "--no-absolute-filenames", "-D", stack, "-F", file("stored.cpio", rest[:end]))
+		rest = bytes.TrimLeft(rest[end:], "\x00")
+	}
 	var index struct {
 		Layers []struct {
 			Path, SHA256 string

@@ -8,6 +8,7 @@ import (
 	"fmt"
 	"os"
 	"os/exec"
+	"syscall"
 	"time"
 
 	"golang.org/x/sys/unix"
@@ -36,7 +37,9 @@ func Run(ctx context.Context, c Config) error {
 	cmd := exec.CommandContext(ctx, program, append(c.arguments(a, f), "-mon", "chardev=serial,mode=readline")...)
 	cmd.Env = append(os.Environ(), "TMPDIR="+dir)
 	cmd.Stdin, cmd.Stdout, cmd.Stderr = os.Stdin, os.Stdout, os.Stderr
-	cmd.Cancel = func() error { return cmd.Process.Signal(unix.SIGTERM) } // it restores the terminal
+	// Asked to end, QEMU restores the terminal. It does not outlive this process.
+	cmd.Cancel = func() error { return cmd.Process.Signal(unix.SIGTERM) }
+	cmd.SysProcAttr = &syscall.SysProcAttr{Pdeathsig: syscall.SIGTERM}
 	cmd.WaitDelay = 5 * time.Second
 	err = cmd.Run()
 	if exit := (*exec.ExitError)(nil); errors.As(err, &exit) {
