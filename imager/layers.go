@@ -110,8 +110,14 @@ func indexTree(b *base.Base, modules [][]depmod.Module) (*tree.Tree, error) {
 	if err != nil {
 		return nil, err
 	}
-	if len(res.Unresolved) > 0 {
-		var errs []error
+	var errs []error
+	for _, sh := range res.Shadowed {
+		if sh.Tie {
+			errs = append(errs, fmt.Errorf("%w: module %s: there is %s already; put the one that is meant to win into updates/",
+				extensions.ErrIncompatible, sh.Path, sh.By))
+		}
+	}
+	if len(res.Unresolved)+len(errs) > 0 {
 		for _, u := range res.Unresolved {
 			errs = append(errs, fmt.Errorf("%w: %s: needs symbol %s, which neither the kernel nor any module exports", extensions.ErrIncompatible, u.Path, u.Symbol))
 		}

@@ -10,6 +10,9 @@ import (
 	"github.com/kilnhq/kiln/imager"
 	"github.com/kilnhq/kiln/imager/base"
 	"github.com/kilnhq/kiln/internal/strictyaml"
+	"github.com/kilnhq/kiln/kernel"
+	"github.com/kilnhq/kiln/kernel/deb"
+	"github.com/kilnhq/kiln/kernel/module"
 	"github.com/kilnhq/kiln/profiles"
 )
 
@@ -56,7 +59,8 @@ func exitCode(ctx context.Context, err error) int {
 		return exitOutput
 	}
 	if is(err, imager.ErrRefused, base.ErrFormat, base.ErrPart, base.ErrRefused, extensions.ErrIncompatible,
-		extensions.ErrFormat, extensions.ErrHostile, extensions.ErrManifest) {
+		extensions.ErrFormat, extensions.ErrHostile, extensions.ErrManifest, deb.ErrFormat, deb.ErrTruncated, deb.ErrLimit,
+		kernel.ErrNoKernel, kernel.ErrNoModules, kernel.ErrTwo, kernel.ErrRelease, kernel.ErrArch, kernel.ErrFormat, module.ErrFormat) {
 		return exitRefused
 	}
 	if errors.Is(err, fs.ErrNotExist) {

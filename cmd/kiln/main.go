@@ -13,8 +13,8 @@ import (
 func main() {
 	ctx, stop := signal.NotifyContext(context.Background(), os.Interrupt, syscall.SIGTERM)
 	defer stop()
-	root := newRoot()
-	err := root.ExecuteContext(ctx)
+	context.AfterFunc(ctx, stop) // a second Ctrl-C ends what does not end by itself
+	err := execute(ctx)
 	if err != nil {
 		fmt.Fprintf(os.Stderr, "kiln: %v\n", err)
 	}

@@ -1,6 +1,7 @@
 package main
 
 import (
+	"context"
 	"fmt"
 	"os"
 	"path/filepath"
@@ -41,6 +42,32 @@ Results go to standard output, progress to standard error.`,
 	})
 	root.AddCommand(newBase(&g), newBuild(&g), newExtension(&g), newInspect(), newRun(), newVersion(), newExitCodes())
 	return root
+}
+
+// execute runs the command that the arguments name. What fails before the
+// command itself runs is a usage error.
+func execute(ctx context.Context) error {
+	started := false
+	root := newRoot()
+	mark(root, &started)
+	err := root.ExecuteContext(ctx)
+	if err != nil && !started {
+		return usageError{err}
+	}
+	return err
+}
+
+// mark makes c and the commands below it set started when they run.
+func mark(c *cobra.Command, started *bool) {
+	if run := c.RunE; run != nil {
+		c.RunE = func(c *cobra.Command, args []string) error {
+			*started = true
+			return run(c, args)
+		}
+	}
+	for _, sub := range c.Commands() {
+		mark(sub, started)
+	}
 }
 
 func newExitCodes() *cobra.Command {
