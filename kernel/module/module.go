@@ -24,6 +24,8 @@ import (
 	"errors"
 	"path"
 	"strings"
+
+	"github.com/kilnhq/kiln/kernel/modalias"
 )
 
 // ErrFormat is wrapped by the errors of Parse for files that are not intact
@@ -132,37 +134,12 @@ func (i *Info) SoftDeps() (pre, post, other []string) {
 	return pre, post, other
 }
 
-// Name returns the module name that belongs to the path of a module file or a
-// line of modules.builtin: the last element up to its first dot, with '_' for
-// '-', as modprobe and depmod derive it.
-func Name(file string) string {
-	name := file[strings.LastIndexByte(file, '/')+1:]
-	if dot := strings.IndexByte(name, '.'); dot >= 0 {
-		name = name[:dot]
-	}
-	return Fold(name)
-}
+// Name returns the module name that belongs to the path of a module file; see
+// modalias.Name.
+func Name(file string) string { return modalias.Name(file) }
 
-// Fold returns the name of a module, or an alias, with '_' for every '-', which
-// are the same to modprobe. Bracketed ranges such as "[0-9]" are kept.
-func Fold(name string) string {
-	if strings.IndexByte(name, '-') < 0 {
-		return name
-	}
-	folded := []byte(name)
-	inRange := false
-	for i, c := range folded {
-		switch {
-		case c == '[':
-			inRange = true
-		case c == ']':
-			inRange = false
-		case c == '-' && !inRange:
-			folded[i] = '_'
-		}
-	}
-	return string(folded)
-}
+// Fold returns a name or alias as modprobe compares it; see modalias.Fold.
+func Fold(name string) string { return modalias.Fold(name) }
 
 // IsFile reports whether a file of that path is a kernel module by its name:
 // .ko, .ko.gz, .ko.xz or .ko.zst.

@@ -7,6 +7,8 @@ import (
 	"slices"
 	"sort"
 	"strings"
+
+	"github.com/kilnhq/kiln/kernel/modalias"
 )
 
 // Entry is a module and where it lies.
@@ -103,7 +105,7 @@ func (s *Set) lookup(name string) []int {
 	}
 	found := slices.Clone(s.aliases[name])
 	for _, p := range s.patterns {
-		if strings.HasPrefix(name, p.prefix) && Match(p.pattern, name) {
+		if strings.HasPrefix(name, p.prefix) && modalias.Match(p.pattern, name) {
 			found = append(found, p.module)
 		}
 	}
@@ -217,7 +219,7 @@ func (s *Set) glob(pattern string) ([]int, error) {
 	byPath := strings.Contains(pattern, "/")
 	match := func(file string) bool {
 		if !byPath {
-			return Match(Fold(pattern), Name(file))
+			return modalias.Match(Fold(pattern), Name(file))
 		}
 		plain := TrimCompression(file)
 		elements := strings.Split(pattern, "/")

@@ -5,6 +5,8 @@ import (
 	"path"
 	"slices"
 	"strings"
+
+	"github.com/kilnhq/kiln/kernel/modalias"
 )
 
 // Config is what an administrator says about modules in modprobe.d(5) files and
@@ -66,7 +68,7 @@ func (c *Config) AddOptions(name, parameters string) {
 		c.options = map[string][]string{}
 	}
 	if parameters = strings.TrimSpace(parameters); parameters != "" {
-		c.options[Fold(name)] = append(c.options[Fold(name)], parameters)
+		c.options[modalias.Fold(name)] = append(c.options[modalias.Fold(name)], parameters)
 	}
 }
 
@@ -76,7 +78,7 @@ func (c *Config) Blacklist(name string) {
 	if c.blacklist == nil {
 		c.blacklist = map[string]bool{}
 	}
-	c.blacklist[Fold(name)] = true
+	c.blacklist[modalias.Fold(name)] = true
 }
 
 // AddCommandLine takes the parameters of modules from a kernel command line,

@@ -17,9 +17,10 @@ import (
 	"errors"
 	"fmt"
 	"io/fs"
-	"path"
 	"slices"
 	"strings"
+
+	"github.com/kilnhq/kiln/kernel/modalias"
 )
 
 // ErrNotFound is wrapped by errors for a name that is neither a module nor an
@@ -98,16 +99,6 @@ func readFile(dir fs.FS, name string) (string, error) {
 	return string(data), err
 }
 
-// Name returns the name of the module in the given file: its base name without
-// ".ko" and the suffix of a compressed file, folded.
-func Name(file string) string {
-	name := path.Base(file)
-	if i := strings.Index(name, ".ko"); i > 0 {
-		name = name[:i]
-	}
-	return Fold(name)
-}
-
 // lines calls f for every line that is neither empty nor a comment.
 func lines(text string, f func(number int, line string)) {
 	for n := 1; len(text) > 0; n++ {
@@ -127,7 +118,7 @@ func (x *Index) parseDep(data string) error {
 			bad = errors.Join(bad, fmt.Errorf("line %d: found %.80q, want \"FILE: DEPENDENCY…\"", n, line))
 			return
 		}
-		name := Name(file)
+		name := modalias.Name(file)
 		if _, again := x.modules[name]; again {
 			return // the first wins, as with kmod
 		}
@@ -137,7 +128,7 @@ func (x *Index) parseDep(data string) error {
 }
 
 func (x *Index) parseBuiltin(data string) {
-	lines(data, func(_ int, line string) { x.builtin[Name(line)] = true })
+	lines(data, func(_ int, line string) { x.builtin[modalias.Name(line)] = true })
 }
 
 // parseSoftdep reads "softdep NAME [pre: …] [post: …]". Names before either
@@ -148,7 +139,7 @@ func (x *Index) parseSoftdep(data string) {
 		if len(fields) < 3 || fields[0] != "softdep" {
 			return
 		}
-		name := Fold(fields[1])
+		name := modalias.Fold(fields[1])
 		s := x.soft[name]
 		var list *[]string
 		for _, f := range fields[2:] {
@@ -158,7 +149,7 @@ func (x *Index) parseSoftdep(data string) {
 			case f == "post:":
 				list = &s.post
 			case list != nil:
-				*list = append(*list, Fold(f))
+				*list = append(*list, modalias.Fold(f))
 			}
 		}
 		x.soft[name] = s
@@ -174,7 +165,7 @@ func (x *Index) readAliases() error {
 	if err != nil && !errors.Is(err, fs.ErrNotExist) {
 		return err
 	}
-	x.aliasText = Fold(data) + "\n"
+	x.aliasText = modalias.Fold(data) + "\n"
 	return nil
 }
 
@@ -207,14 +198,14 @@ func (x *Index) Prepare() error {
 
 // Lookup returns the module of that name.
 func (x *Index) Lookup(name string) (Module, bool) {
-	name = Fold(name)
+	name = modalias.Fold(name)
 	line, ok := x.modules[name]
 	file, deps, _ := strings.Cut(line, ":")
 	return Module{Name: name, File: file, Deps: strings.Fields(deps)}, ok
 }
 
 // Builtin reports whether the named module is part of the kernel.
-func (x *Index) Builtin(name string) bool { return x.builtin[Fold(name)] }
+func (x *Index) Builtin(name string) bool { return x.builtin[modalias.Fold(name)] }
 
 // Aliased returns the names of the modules with an alias that matches s, each
 // once, sorted. The error is that of reading modules.alias.
@@ -222,18 +213,18 @@ func (x *Index) Aliased(s string) ([]string, error) {
 	if err := x.readAliases(); err != nil {
 		return nil, err
 	}
-	s = Fold(s)
+	s = modalias.Fold(s)
 	var names []string
 	if x.aliases == nil {
 		eachAlias(x.aliasText, func(a alias) {
-			if Match(a.pattern, s) {
+			if modalias.Match(a.pattern, s) {
 				names = append(names, a.module)
 			}
 		})
 	}
 	for i := range len(s) + 1 {
 		for _, a := range x.aliases[s[:i]] {
-			if Match(a.pattern[i:], s[i:]) {
+			if modalias.Match(a.pattern[i:], s[i:]) {
 				names = append(names, a.module)
 			}
 		}
@@ -280,7 +271,7 @@ func (x *Index) Closure(name string) ([]string, error) {
 			}
 			seen[n] = true
 			for _, d := range m.Deps {
-				if err := walk(Name(d)); err != nil {
+				if err := walk(modalias.Name(d)); err != nil {
 					return err
 				}
 			}
@@ -301,4 +292,13 @@ func (x *Index) Closure(name string) ([]string, error) {
 	}
 	slices.Sort(names)
 	return names, nil
+}
+
+// literal returns the length of the part of pattern before its first special
+// byte.
+func literal(pattern string) int {
+	if i := strings.IndexAny(pattern, `*?[\`); i >= 0 {
+		return i
+	}
+	return len(pattern)
 }

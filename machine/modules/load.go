@@ -11,6 +11,8 @@ import (
 	"sync"
 
 	"golang.org/x/sys/unix"
+
+	"github.com/kilnhq/kiln/kernel/modalias"
 )
 
 // Directory returns the modules directory of the given kernel release below
@@ -122,7 +124,7 @@ func (l *Loader) all(name string, names []string, parameters string) error {
 	var errs []error
 	ok := len(names) == 0
 	for _, n := range names {
-		if n != Fold(name) && l.config.blacklisted(n) {
+		if n != modalias.Fold(name) && l.config.blacklisted(n) {
 			continue
 		}
 		if err := l.one(n, parameters, nil); err != nil {
@@ -159,7 +161,7 @@ func (l *Loader) one(name, parameters string, above []string) error {
 	above = append(above, name)
 	l.soft(l.index.soft[name].pre, above)
 	for i := len(m.Deps) - 1; i >= 0; i-- {
-		if err := l.one(Name(m.Deps[i]), "", above); err != nil {
+		if err := l.one(modalias.Name(m.Deps[i]), "", above); err != nil {
 			return fmt.Errorf("%s needs %w", name, err)
 		}
 	}

@@ -15,6 +15,7 @@ import (
 
 	"golang.org/x/sys/unix"
 
+	"github.com/kilnhq/kiln/kernel/modalias"
 	"github.com/kilnhq/kiln/machine/console"
 	"github.com/kilnhq/kiln/machine/layers"
 	"github.com/kilnhq/kiln/machine/modules"
@@ -220,7 +221,7 @@ func moduleOrigins(tree fs.FS, release, extension string, origins map[string]str
 	for _, dir := range []string{"usr/lib/modules", "lib/modules"} {
 		err := fs.WalkDir(tree, path.Join(dir, release), func(p string, d fs.DirEntry, err error) error {
 			if err == nil && d.Type().IsRegular() && strings.Contains(path.Base(p), ".ko") {
-				origins[modules.Name(p)] = extension
+				origins[modalias.Name(p)] = extension
 			}
 			return err
 		})

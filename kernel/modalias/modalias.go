@@ -1,6 +1,19 @@
-package modules
+// Package modalias has the rules by which kernel modules are named and their
+// aliases matched, for those who build an index and those who use it: modprobe
+// and depmod of kmod define them.
+package modalias
 
 import "strings"
+
+// Name returns the module name that belongs to the path of a module file or a
+// line of modules.builtin: the last element up to its first dot, folded.
+func Name(file string) string {
+	name := file[strings.LastIndexByte(file, '/')+1:]
+	if dot := strings.IndexByte(name, '.'); dot >= 0 {
+		name = name[:dot]
+	}
+	return Fold(name)
+}
 
 // Fold returns name as the kernel spells it: modprobe takes '-' and '_' for
 // the same letter, and /proc/modules shows '_'. Within the brackets of a
@@ -109,13 +122,4 @@ func matchSet(pattern string, c byte) (size int, ok, closed bool) {
 		}
 	}
 	return 0, false, false
-}
-
-// literal returns the length of the part of pattern before its first special
-// byte.
-func literal(pattern string) int {
-	if i := strings.IndexAny(pattern, `*?[\`); i >= 0 {
-		return i
-	}
-	return len(pattern)
 }

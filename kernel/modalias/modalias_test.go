@@ -1,4 +1,4 @@
-package modules
+package modalias
 
 import (
 	"path"
@@ -75,4 +75,23 @@ func FuzzMatch(f *testing.F) {
 			t.Errorf("Match(%q, %q) = %v, path.Match says %v", pattern, name, got, want)
 		}
 	})
+}
+
+func TestMatchAsFnmatch(t *testing.T) {
+	for _, c := range []struct {
+		pattern, s string
+		want       bool
+	}{
+		{"", "", true}, {"", "a", false}, {"a", "", false}, {"*", "", true}, {"*", "a/b", true},
+		{"a*c", "abc", true}, {"a*c", "abcd", false}, {"a*b*c", "aXbYbZc", true}, {"*a*a*a*b", "aaaaaaaaaaaa", false},
+		{"?", "a", true}, {"?", "", false}, {"a?c", "a/c", true},
+		{"[a-c]", "b", true}, {"[a-c]", "d", false}, {"[!a-c]", "d", true}, {"[^a]", "a", false},
+		{"[]]", "]", true}, {"[a-]", "-", true}, {"[a", "[a", true}, {"[0-9A-F]x", "Bx", true},
+		{`\*`, "*", true}, {`\*`, "a", false}, {`a\`, `a\`, true}, {`[\]]`, "]", true},
+		{"usb:v0BDAp8179d[0-9]*dc*", "usb:v0BDAp8179d0000dc00", true},
+	} {
+		if got := Match(c.pattern, c.s); got != c.want {
+			t.Errorf("Match(%q, %q) = %v", c.pattern, c.s, got)
+		}
+	}
 }
