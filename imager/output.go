@@ -12,7 +12,7 @@ import (
 
 	"github.com/kilnhq/kiln/imager/extent"
 	"github.com/kilnhq/kiln/internal/atomicfile"
-	"github.com/kilnhq/kiln/internal/strictyaml"
+	"github.com/kilnhq/kiln/internal/spelling"
 	"github.com/kilnhq/kiln/profiles"
 )
 
@@ -94,7 +94,7 @@ func (i *Image) stream(ctx context.Context, w io.Writer, format string, progress
 
 func checkFormat(format string) error {
 	if !slices.Contains(profiles.Formats(), format) {
-		return fmt.Errorf("output format %q%s", format, strictyaml.Suggest(format, profiles.Formats()))
+		return fmt.Errorf("output format %q%s", format, spelling.Hint(format, profiles.Formats()))
 	}
 	return nil
 }

@@ -13,6 +13,7 @@ import (
 	"slices"
 	"strings"
 
+	"github.com/kilnhq/kiln/internal/spelling"
 	"github.com/kilnhq/kiln/internal/strictyaml"
 )
 
@@ -107,7 +108,7 @@ func Load(name string) (*Profile, error) {
 	}
 	data, err := builtin.ReadFile(name + ".yaml")
 	if err != nil {
-		return nil, fmt.Errorf("%w %q%s (or give a file, for example ./%s.yaml)", ErrUnknown, name, strictyaml.Suggest(name, Names()), name)
+		return nil, fmt.Errorf("%w %q%s (or give a file, for example ./%s.yaml)", ErrUnknown, name, spelling.Hint(name, Names()), name)
 	}
 	return Parse(name+".yaml", data)
 }
@@ -137,7 +138,7 @@ func (p *Profile) Validate() error {
 	}
 	oneOf := func(what, got string, known ...string) {
 		if !slices.Contains(known, got) {
-			bad("%s %q%s", what, got, strictyaml.Suggest(got, known))
+			bad("%s %q%s", what, got, spelling.Hint(got, known))
 		}
 	}
 	oneOf("version", p.Version, Version)

@@ -6,7 +6,7 @@ import (
 	"maps"
 	"slices"
 
-	"github.com/kilnhq/kiln/internal/strictyaml"
+	"github.com/kilnhq/kiln/internal/spelling"
 )
 
 // Arch are the facts about one architecture.
@@ -27,7 +27,7 @@ var known = map[string]Arch{
 func For(name string) (Arch, error) {
 	a, ok := known[name]
 	if !ok {
-		return Arch{}, fmt.Errorf("architecture %q%s", name, strictyaml.Suggest(name, slices.Collect(maps.Keys(known))))
+		return Arch{}, fmt.Errorf("architecture %q%s", name, spelling.Hint(name, slices.Collect(maps.Keys(known))))
 	}
 	return a, nil
 }

@@ -14,6 +14,8 @@ import (
 	"strings"
 
 	"go.yaml.in/yaml/v4"
+
+	"github.com/kilnhq/kiln/internal/spelling"
 )
 
 // maxSize bounds a document in bytes. Profiles, recipes and manifests are
@@ -210,7 +212,7 @@ func (d *decoder) checkStruct(n *yaml.Node, t reflect.Type, where string, depth 
 			d.check(value, ft, join(where, key.Value), depth+1)
 			return
 		}
-		d.add(key.Line, key.Column, "unknown key %q%s%s", key.Value, in(where), Suggest(key.Value, names))
+		d.add(key.Line, key.Column, "unknown key %q%s%s", key.Value, in(where), spelling.Hint(key.Value, names))
 	})
 }
 

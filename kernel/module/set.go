@@ -8,6 +8,7 @@ import (
 	"sort"
 	"strings"
 
+	"github.com/kilnhq/kiln/internal/spelling"
 	"github.com/kilnhq/kiln/kernel/modalias"
 )
 
@@ -261,45 +262,16 @@ func (s *Set) suggest(pattern string) string {
 		}
 		want = Name(path.Base(pattern))
 	}
-	best, bestDistance := -1, 1+max(1, len(want)/3)
+	names := make([]string, len(s.entries))
 	for i, e := range s.entries {
-		if d := distance(want, Name(e.Path), bestDistance); d < bestDistance {
-			best, bestDistance = i, d
-		}
+		names[i] = Name(e.Path)
 	}
+	best, ok := spelling.Nearest(want, names)
 	switch {
-	case best < 0:
+	case !ok:
 		return ""
 	case byPath:
-		return fmt.Sprintf("; did you mean %q?", s.entries[best].Path)
+		return fmt.Sprintf("; did you mean %q?", s.entries[s.byName[best]].Path)
 	}
-	return fmt.Sprintf("; did you mean %q?", Name(s.entries[best].Path))
-}
-
-// distance returns the Levenshtein distance of two names, or limit if it is at
-// least that.
-func distance(a, b string, limit int) int {
-	if d := len(a) - len(b); d >= limit || -d >= limit {
-		return limit
-	}
-	row := make([]int, len(b)+1)
-	for j := range row {
-		row[j] = j
-	}
-	for i := 1; i <= len(a); i++ {
-		diagonal, least := row[0], i
-		row[0] = i
-		for j := 1; j <= len(b); j++ {
-			cost := 1
-			if a[i-1] == b[j-1] {
-				cost = 0
-			}
-			diagonal, row[j] = row[j], min(row[j]+1, row[j-1]+1, diagonal+cost)
-			least = min(least, row[j])
-		}
-		if least >= limit {
-			return limit
-		}
-	}
-	return min(row[len(b)], limit)
+	return fmt.Sprintf("; did you mean %q?", best)
 }

@@ -1,29 +1,37 @@
-package strictyaml
+// Package spelling finds the word that somebody meant.
+package spelling
 
 import (
 	"fmt"
-	"sort"
+	"slices"
 	"strings"
 )
 
-// Suggest returns the end of an error message for the unknown word got: the
+// Hint returns the end of an error message about the unknown word got: the
 // nearest of the known words if one is near, otherwise all of them.
-func Suggest(got string, known []string) string {
-	best, bestDistance := "", 1+max(1, len(got)/3)
-	for _, k := range known {
-		if n := distance(strings.ToLower(got), strings.ToLower(k)); n < bestDistance {
-			best, bestDistance = k, n
-		}
-	}
-	if best != "" {
+func Hint(got string, known []string) string {
+	if best, ok := Nearest(got, known); ok {
 		return fmt.Sprintf("; did you mean %q?", best)
 	}
 	if len(known) == 0 {
 		return ""
 	}
-	sorted := append([]string(nil), known...)
-	sort.Strings(sorted)
-	return "; known: " + strings.Join(sorted, ", ")
+	return "; known: " + strings.Join(slices.Sorted(slices.Values(known)), ", ")
+}
+
+// Nearest returns the first of the known words nearest to got, if one is near:
+// not more than a third of its letters differ.
+func Nearest(got string, known []string) (best string, ok bool) {
+	least := 1 + max(1, len(got)/3)
+	for _, k := range known {
+		if d := len(got) - len(k); d >= least || -d >= least {
+			continue
+		}
+		if n := distance(strings.ToLower(got), strings.ToLower(k)); n < least {
+			best, least, ok = k, n, true
+		}
+	}
+	return best, ok
 }
 
 // distance is the Levenshtein distance in bytes, with a swap of neighbours
