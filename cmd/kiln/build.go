@@ -131,7 +131,7 @@ func profile(name string, f buildFlags) (*profiles.Profile, error) {
 		}
 	}
 	if err := p.Validate(); err != nil {
-		return nil, usageError{errors.Join(fmt.Errorf("profile %s with the flags given:", name), err)}
+		return nil, usageError{errors.Join(fmt.Errorf("profile %s with the flags given", name), err)}
 	}
 	return p, nil
 }
