@@ -9,6 +9,7 @@ ARCH := amd64
 FLAVOUR := cloud
 FIRMWARE := uefi
 FUZZTIME := 30s
+STATICCHECK := honnef.co/go/tools/cmd/staticcheck@v0.6.1
 VERSION := $(shell git describe --tags --always --dirty 2>/dev/null || echo devel)
 
 OUT := out
@@ -115,6 +116,7 @@ lint: deps ## check format and correctness of the source
 	@unformatted=$$(git ls-files '*.go' | xargs gofmt -l); \
 	if [[ -n $$unformatted ]]; then echo "gofmt -w is needed:"; echo "$$unformatted"; exit 1; fi
 	@go vet ./...
+	@go run $(STATICCHECK) ./...
 	@for s in $$(git ls-files '*.sh' .ci/run test/unprivileged); do bash -n $$s; done
 
 .PHONY: test
