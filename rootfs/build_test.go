@@ -222,7 +222,7 @@ func TestTreeErrors(t *testing.T) {
 		{head + "files: [{path: \"/${ARHC}/b\", content: x}]\n", "files[0]: ${ARHC}/b: unknown variable; known: ${ARCH}, ${MUSL_ARCH}, ${VERSION}"},
 		{head + "files: [{path: /a, source: none}]\n", "files[0]: openat none: no such file or directory"},
 		{head + "files: [{path: /a, source: out}]\n", "files[0]: openat out: path escapes from parent"},
-		{head + "packages: [{name: glibc, files: [{from: /x}]}]\n", "packages[0]: package glibc: no glibc_VERSION_amd64.deb in DIR/none, DIR/debs; apt-get download glibc fetches it"},
+		{head + "packages: [{name: glibc, files: [{from: /x}]}]\n", "packages[0]: package glibc: not found: no glibc_VERSION_amd64.deb in DIR/none, DIR/debs; apt-get download glibc fetches it"},
 		{head + "packages: [{name: musl, files: [{from: /etc/**}]}]\n", "packages[0]: package musl_1.2.3-1_amd64: from /etc/**: nothing in the package matches"},
 		{head + "packages: [{name: musl, files: [{from: /usr/share/x/a.txt, to: /a}, {from: /usr/share/x/sub/b.txt, to: /a}]}]\n",
 			"packages[0]: /a: provided by package musl_1.2.3-1_amd64 and by package musl_1.2.3-1_amd64"},

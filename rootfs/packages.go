@@ -53,7 +53,7 @@ func (b *builder) openPackage(name string) (*deb.Package, error) {
 		}
 		return p, nil
 	}
-	return nil, fmt.Errorf("package %s: no %s_VERSION_%s.deb in %s; apt-get download %s fetches it", name, name, b.src.Arch, orNothing(b.src.PackageDirs), name)
+	return nil, fmt.Errorf("package %s: %w: no %s_VERSION_%s.deb in %s; apt-get download %s fetches it", name, ErrNoPackage, name, b.src.Arch, orNothing(b.src.PackageDirs), name)
 }
 
 // merged returns the path that name has once /bin, /sbin, /lib and /lib64 are

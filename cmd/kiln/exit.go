@@ -14,6 +14,7 @@ import (
 	"github.com/kilnhq/kiln/kernel/deb"
 	"github.com/kilnhq/kiln/kernel/module"
 	"github.com/kilnhq/kiln/profiles"
+	"github.com/kilnhq/kiln/rootfs"
 )
 
 // Exit codes. They are documented in the README and in 'kiln help exit-codes'.
@@ -63,7 +64,7 @@ func exitCode(ctx context.Context, err error) int {
 		kernel.ErrNoKernel, kernel.ErrNoModules, kernel.ErrTwo, kernel.ErrRelease, kernel.ErrArch, kernel.ErrFormat, module.ErrFormat) {
 		return exitRefused
 	}
-	if errors.Is(err, fs.ErrNotExist) {
+	if is(err, fs.ErrNotExist, rootfs.ErrNoPackage) {
 		return exitNotFound
 	}
 	return exitFailed

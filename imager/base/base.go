@@ -37,6 +37,7 @@ const (
 	RootFS          = "rootfs.sqsh"
 	KernelConfig    = "kernel/config"
 	SystemMap       = "kernel/System.map"
+	Symvers         = "kernel/Module.symvers"   // if the kernel's headers were at hand
 	ModuleFacts     = "kernel/modules.json.zst" // of the modules in the root file system
 	ModulesOrder    = "kernel/modules.order"
 	ModulesBuiltin  = "kernel/modules.builtin"

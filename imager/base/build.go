@@ -72,6 +72,13 @@ func Build(ctx context.Context, r Request, output string) error {
 		parts[name] = content
 	}
 	parts[Vmlinuz], parts[Init] = k.Vmlinuz, init
+	symvers, err := r.symvers(ctx, k.Release)
+	if err != nil {
+		return err
+	}
+	if symvers != nil {
+		parts[Symvers] = symvers
+	}
 
 	sqsh, err := os.CreateTemp("", "kiln-rootfs-*.sqsh")
 	if err != nil {

@@ -86,8 +86,8 @@ kernel() {
 }
 
 private_apt "$work/apt" "$arch" deb
-package=$(kernel "$work/apt")
-packages=("$package" ca-certificates musl)
+package=$(kernel "$work/apt") # and its headers, for Module.symvers
+packages=("$package" "linux-headers-${package#linux-image-}" ca-certificates musl)
 [[ $arch != amd64 ]] || packages+=(grub-pc-bin)
 for package in "${packages[@]}"; do
 	download "$work/apt" "$package"
