@@ -3,6 +3,7 @@ package extensions
 import (
 	"errors"
 	"fmt"
+	"io/fs"
 	"regexp"
 	"strings"
 
@@ -14,11 +15,21 @@ import (
 const ManifestVersion = "v1alpha1"
 
 // Manifest is the manifest.yaml of a system extension. Version, metadata and
-// compatibility are Talos' format; kernel is kiln's and may be left out.
+// compatibility are Talos' format; the rest is kiln's and may be left out.
 type Manifest struct {
 	Version  string   `yaml:"version" json:"version"`
 	Metadata Metadata `yaml:"metadata" json:"metadata"`
 	Kernel   Kernel   `yaml:"kernel,omitempty" json:"kernel,omitzero"`
+
+	// Requires names the extensions that must be in the image too, and
+	// Conflicts those that must not.
+	Requires  []string `yaml:"requires,omitempty" json:"requires,omitempty"`
+	Conflicts []string `yaml:"conflicts,omitempty" json:"conflicts,omitempty"`
+
+	// Replaces are paths, relative to the root, that this extension may have
+	// though the base or an extension below it has them: a file, or a directory
+	// with all that is in it.
+	Replaces []string `yaml:"replaces,omitempty" json:"replaces,omitempty"`
 }
 
 // Metadata says what an extension is.
@@ -27,6 +38,7 @@ type Metadata struct {
 	Version       string        `yaml:"version" json:"version"`
 	Author        string        `yaml:"author,omitempty" json:"author,omitempty"`
 	Description   string        `yaml:"description,omitempty" json:"description,omitempty"`
+	License       string        `yaml:"license,omitempty" json:"license,omitempty"` // SPDX expression
 	Compatibility Compatibility `yaml:"compatibility,omitempty" json:"compatibility,omitzero"`
 	ExtraInfo     string        `yaml:"extraInfo,omitempty" json:"extraInfo,omitempty"`
 }
@@ -43,11 +55,14 @@ type VersionRange struct {
 
 // Kernel is what an extension needs of the kernel and asks of the node.
 type Kernel struct {
-	Release string   `yaml:"release,omitempty" json:"release,omitempty"` // as uname -r; empty is any
-	Modules []Module `yaml:"modules,omitempty" json:"modules,omitempty"` // to load at boot, in this order
+	Release   string   `yaml:"release,omitempty" json:"release,omitempty"`     // as uname -r; empty is any
+	Arch      string   `yaml:"arch,omitempty" json:"arch,omitempty"`           // amd64 or arm64; empty is any
+	Modules   []Module `yaml:"modules,omitempty" json:"modules,omitempty"`     // to load at boot, in this order
+	Options   []Module `yaml:"options,omitempty" json:"options,omitempty"`     // parameters for whenever a module is loaded
+	Blacklist []string `yaml:"blacklist,omitempty" json:"blacklist,omitempty"` // modules no alias may load
 }
 
-// Module is a kernel module to load when the node starts.
+// Module is a kernel module and its parameters.
 type Module struct {
 	Name       string `yaml:"name" json:"name"`
 	Parameters string `yaml:"parameters,omitempty" json:"parameters,omitempty"` // as on modprobe's command line
@@ -89,13 +104,56 @@ func (m *Manifest) Validate() error {
 	if m.Metadata.Version == "" || strings.ContainsAny(m.Metadata.Version, " \t\n,\"") || len(m.Metadata.Version) > 128 {
 		bad("metadata.version %q, want one word", m.Metadata.Version)
 	}
-	for i, mod := range m.Kernel.Modules {
-		if !moduleRE.MatchString(mod.Name) {
-			bad("kernel.modules[%d].name %q, want a module's name without path and .ko", i, mod.Name)
+	m.Kernel.validate(bad)
+	for _, list := range []struct {
+		key   string
+		names []string
+	}{{"requires", m.Requires}, {"conflicts", m.Conflicts}} {
+		for i, name := range list.names {
+			switch {
+			case !nameRE.MatchString(name):
+				bad("%s[%d] %q, want the name of an extension", list.key, i, name)
+			case name == m.Metadata.Name:
+				bad("%s[%d] %q is this extension", list.key, i, name)
+			}
 		}
-		if strings.ContainsAny(mod.Parameters, "\n\x00") {
-			bad("kernel.modules[%d].parameters %q, want one line", i, mod.Parameters)
+	}
+	for i, name := range m.Replaces {
+		if name == "." || !fs.ValidPath(name) {
+			bad("replaces[%d] %q, want a path relative to the root, without . and ..", i, name)
 		}
 	}
 	return errors.Join(errs...)
+}
+
+func (k *Kernel) validate(bad func(format string, args ...any)) {
+	if k.Arch != "" && k.Arch != "amd64" && k.Arch != "arm64" {
+		bad("kernel.arch %q, want amd64 or arm64", k.Arch)
+	}
+	if strings.ContainsFunc(k.Release, func(r rune) bool { return r <= ' ' || r == '/' || r > '~' }) {
+		bad("kernel.release %q, want one word, as uname -r prints it", k.Release)
+	}
+	for _, list := range []struct {
+		key     string
+		modules []Module
+	}{{"modules", k.Modules}, {"options", k.Options}} {
+		for i, mod := range list.modules {
+			if !moduleRE.MatchString(mod.Name) {
+				bad("kernel.%s[%d].name %q, want a module's name without path and .ko", list.key, i, mod.Name)
+			}
+			if strings.ContainsAny(mod.Parameters, "\n\x00") {
+				bad("kernel.%s[%d].parameters %q, want one line", list.key, i, mod.Parameters)
+			}
+		}
+	}
+	for i, mod := range k.Options {
+		if strings.TrimSpace(mod.Parameters) == "" {
+			bad("kernel.options[%d].parameters is empty, want parameters for %s", i, mod.Name)
+		}
+	}
+	for i, name := range k.Blacklist {
+		if !moduleRE.MatchString(name) {
+			bad("kernel.blacklist[%d] %q, want a module's name without path and .ko", i, name)
+		}
+	}
 }
