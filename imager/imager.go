@@ -33,6 +33,7 @@ type Request struct {
 	Extensions []*extensions.Extension // lowest layer first
 	KernelArgs []string                // after the profile's
 	Cache      cache.Dir               // of compressed layers
+	Strict     bool                    // refuse what Check only warns of
 	Version    string                  // of kiln
 	Epoch      int64                   // time of everything that is made, seconds since 1970
 	Log        *slog.Logger
@@ -58,11 +59,20 @@ func Compose(ctx context.Context, r Request) (*Image, error) {
 	if err != nil {
 		return nil, err
 	}
-	modules, err := check(ctx, r)
+	if r.Base.Config.Arch != r.Profile.Arch {
+		return nil, refuse("profile %s is for %s, the base for %s", r.Profile.Name, r.Profile.Arch, r.Base.Config.Arch)
+	}
+	verdict, err := Check(ctx, r.Base, r.Profile, r.Extensions)
 	if err != nil {
 		return nil, err
 	}
-	stack, err := stackLayers(ctx, r, modules)
+	if err := verdict.Err(r.Strict); err != nil {
+		return nil, err
+	}
+	for _, f := range verdict.Findings {
+		r.Log.Warn(f.String(), "code", f.Code)
+	}
+	stack, err := stackLayers(ctx, r, verdict.modules)
 	if err != nil {
 		return nil, err
 	}

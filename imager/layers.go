@@ -3,8 +3,8 @@ package imager
 import (
 	"bytes"
 	"context"
-	"errors"
 	"fmt"
+	"path"
 	"slices"
 
 	"github.com/kilnhq/kiln/extensions"
@@ -15,27 +15,6 @@ import (
 	"github.com/kilnhq/kiln/machine/layers"
 	"github.com/kilnhq/kiln/rootfs/tree"
 )
-
-// check refuses extensions that would not work on the base and returns the
-// facts about their modules.
-func check(ctx context.Context, r Request) ([][]depmod.Module, error) {
-	if r.Base.Config.Arch != r.Profile.Arch {
-		return nil, refuse("profile %s is for %s, the base for %s", r.Profile.Name, r.Profile.Arch, r.Base.Config.Arch)
-	}
-	if len(r.Extensions) == 0 {
-		return nil, nil
-	}
-	files, err := r.Base.Files()
-	if err != nil {
-		return nil, err
-	}
-	facts, err := r.Base.Modules()
-	if err != nil {
-		return nil, err
-	}
-	target := extensions.Target{Release: r.Base.Config.Release, Arch: r.Base.Config.Arch, Files: files, Modules: facts.Names()}
-	return extensions.Check(ctx, target, r.Extensions)
-}
 
 // layer is one squashfs image of the stack.
 type layer struct {
@@ -50,7 +29,8 @@ type stack struct {
 }
 
 // stackLayers turns the base's root file system, the extensions and, if any of
-// them has modules, their merged module index into a stack of layers.
+// them says something of modules, their merged module index into a stack of
+// layers.
 func stackLayers(ctx context.Context, r Request, modules [][]depmod.Module) (*stack, error) {
 	root, err := r.Base.Part(base.RootFS)
 	if err != nil {
@@ -71,10 +51,10 @@ func stackLayers(ctx context.Context, r Request, modules [][]depmod.Module) (*st
 		for _, mod := range m.Kernel.Modules {
 			s.list.Modules = append(s.list.Modules, layers.Module{Name: mod.Name, Parameters: mod.Parameters, Extension: m.Metadata.Name})
 		}
-		merged = merged || len(modules[i]) > 0
+		merged = merged || len(modules[i]) > 0 || len(m.Kernel.Options)+len(m.Kernel.Blacklist) > 0
 	}
 	if merged {
-		index, err := indexTree(r.Base, modules)
+		index, err := indexTree(r.Base, r.Extensions, modules)
 		if err != nil {
 			return nil, err
 		}
@@ -96,47 +76,57 @@ func (s *stack) add(l layers.Layer, content extent.Source, sum string) {
 }
 
 // indexTree is the topmost layer: modules.dep and its companions over the
-// modules of the base and of all extensions.
-func indexTree(b *base.Base, modules [][]depmod.Module) (*tree.Tree, error) {
+// modules of the base and of all extensions, and what the manifests tell
+// modprobe.
+func indexTree(b *base.Base, all []*extensions.Extension, modules [][]depmod.Module) (*tree.Tree, error) {
 	facts, err := b.Modules()
 	if err != nil {
 		return nil, err
 	}
-	all := slices.Clone(facts.Modules)
+	merged := slices.Clone(facts.Modules)
 	for _, m := range modules {
-		all = append(all, m...)
+		merged = append(merged, m...)
 	}
-	res, err := depmod.Index(depmod.Input{Modules: all, Order: facts.Order, Builtin: facts.Builtin, BuiltinModinfo: facts.BuiltinModinfo, SystemMap: facts.SystemMap})
+	res, err := depmod.Index(depmod.Input{Modules: merged, Order: facts.Order, Builtin: facts.Builtin, BuiltinModinfo: facts.BuiltinModinfo})
 	if err != nil {
 		return nil, err
 	}
-	var errs []error
-	for _, sh := range res.Shadowed {
-		if sh.Tie {
-			errs = append(errs, fmt.Errorf("%w: module %s: there is %s already; put the one that is meant to win into updates/",
-				extensions.ErrIncompatible, sh.Path, sh.By))
-		}
-	}
-	if len(res.Unresolved)+len(errs) > 0 {
-		for _, u := range res.Unresolved {
-			errs = append(errs, fmt.Errorf("%w: %s: needs symbol %s, which neither the kernel nor any module exports", extensions.ErrIncompatible, u.Path, u.Symbol))
-		}
-		return nil, errors.Join(errs...)
-	}
 	t := tree.New()
-	dir := extensions.ModulesDir + "/" + b.Config.Release
-	if err := t.MkdirAll(dir, 0o755); err != nil {
-		return nil, err
+	add := func(name string, data []byte) error {
+		if err := t.MkdirAll(path.Dir(name), 0o755); err != nil {
+			return err
+		}
+		return t.Add(name, &tree.Inode{Mode: 0o644, Content: bytes.NewReader(data)})
 	}
 	for name, data := range res.Files {
-		if err := t.Add(dir+"/"+name, &tree.Inode{Mode: 0o644, Content: bytes.NewReader(data)}); err != nil {
+		if err := add(extensions.ModulesDir+"/"+b.Config.Release+"/"+name, data); err != nil {
 			return nil, err
+		}
+	}
+	for i, e := range all {
+		if conf := modprobeConf(e.Manifest); conf != nil {
+			if err := add(fmt.Sprintf("usr/lib/modprobe.d/%02d-%s.conf", i, e.Manifest.Metadata.Name), conf); err != nil {
+				return nil, err
+			}
 		}
 	}
 	for _, ino := range t.All() {
 		ino.ModTime = b.Config.Epoch
 	}
 	return t, nil
+}
+
+// modprobeConf is what a manifest says about modules in the words of
+// modprobe.d(5); nil if that is nothing.
+func modprobeConf(m extensions.Manifest) []byte {
+	var b bytes.Buffer
+	for _, o := range m.Kernel.Options {
+		fmt.Fprintf(&b, "options %s %s\n", o.Name, o.Parameters)
+	}
+	for _, name := range m.Kernel.Blacklist {
+		fmt.Fprintf(&b, "blacklist %s\n", name)
+	}
+	return b.Bytes()
 }
 
 // initramfs is the base's compressed init cpio, followed by stored cpios with

@@ -27,8 +27,20 @@ type Profile struct {
 	Platform string `yaml:"platform" json:"platform"` // the node reads it as kiln.platform=
 	Arch     string `yaml:"arch" json:"arch"`         // amd64 or arm64
 	Kernel   Kernel `yaml:"kernel" json:"kernel"`
-	Disk     Disk   `yaml:"disk" json:"disk"`
-	Output   Output `yaml:"output" json:"output"`
+
+	// Devices are what a machine of the platform cannot do without: disks and
+	// network cards. An image without a driver for one of them is refused.
+	Devices []Device `yaml:"devices,omitempty" json:"devices,omitempty"`
+	Disk    Disk     `yaml:"disk" json:"disk"`
+	Output  Output   `yaml:"output" json:"output"`
+}
+
+// Device is a device, and how it announces itself to the kernel. Drivers are
+// module names: a kernel does not tell which devices its built-in drivers are for.
+type Device struct {
+	Name     string   `yaml:"name" json:"name"`         // for people
+	Modalias string   `yaml:"modalias" json:"modalias"` // as in sysfs
+	Drivers  []string `yaml:"drivers" json:"drivers"`   // any of which will do, if it is built in
 }
 
 // Kernel is what the kernel is told.
@@ -158,6 +170,11 @@ func (p *Profile) Validate() error {
 	}
 	if p.Arch == "arm64" && p.Disk.BootLoader == Dual {
 		bad("arch arm64 with disk.bootLoader dual: arm64 machines have no BIOS; set disk.bootLoader: uefi")
+	}
+	for i, d := range p.Devices {
+		if d.Name == "" || !strings.Contains(d.Modalias, ":") || strings.ContainsAny(d.Modalias, " \t\n*?[") {
+			bad("devices[%d] %q, modalias %q: want a name and a modalias as in sysfs, for example virtio:d00000002v00001AF4", i, d.Name, d.Modalias)
+		}
 	}
 	sizes := []struct {
 		what string

@@ -59,8 +59,8 @@ func TestWriteOpen(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	if names := m.Names(); !names["a_b"] || !names["c_d"] || len(names) != 2 {
-		t.Errorf("module names %v", names)
+	if len(m.Modules) != 1 || m.Modules[0].Path != "kernel/a-b.ko" || m.Modules[0].Info.Name != "a_b" || string(m.Builtin) != "kernel/c-d.ko\n" {
+		t.Errorf("modules %+v", m)
 	}
 	if files, err := b.Files(); err != nil || !files["usr"].IsDir() || files["usr/bin/init"] != 0o755 {
 		t.Errorf("files %v, %v", files, err)

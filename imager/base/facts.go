@@ -5,13 +5,11 @@ import (
 	"errors"
 	"fmt"
 	"io/fs"
-	"strings"
 
 	"github.com/klauspost/compress/zstd"
 
 	"github.com/kilnhq/kiln/imager/extent"
 	"github.com/kilnhq/kiln/kernel/depmod"
-	"github.com/kilnhq/kiln/kernel/module"
 )
 
 // maxFacts bounds a part with facts, as stored and unpacked.
@@ -54,20 +52,6 @@ func (b *Base) readModules() (*Modules, error) {
 		}
 	}
 	return &m, nil
-}
-
-// Names returns the names of all modules, built-in ones too, with '_' for '-'.
-func (m *Modules) Names() map[string]bool {
-	names := map[string]bool{}
-	for _, mod := range m.Modules {
-		names[mod.Info.Name] = true
-	}
-	for line := range strings.Lines(string(m.Builtin)) {
-		if line = strings.TrimSpace(line); line != "" {
-			names[module.Name(line)] = true
-		}
-	}
-	return names
 }
 
 // Files returns the type and permissions of every path in the base's root file

@@ -11,6 +11,10 @@ import (
 type Device struct {
 	Name     string // for people: "disk on AHCI"
 	Modalias string // as the device's modalias in sysfs
+
+	// Drivers are names of modules any of which is a driver if it is built in:
+	// Linux 6.12 does not tell what its built-in drivers are for.
+	Drivers []string
 }
 
 // Unreachable finds devices for which neither the kernel nor a module that can
@@ -23,13 +27,13 @@ func Unreachable(s *System, layers []Layer, devices []Device) []Finding {
 	for _, d := range devices {
 		alias := modalias.Fold(d.Modalias)
 		matches := func(pattern string) bool { return modalias.Match(modalias.Fold(pattern), alias) }
-		if slices.ContainsFunc(builtin, matches) || s.Builtin[alias] {
+		if slices.ContainsFunc(builtin, matches) || slices.ContainsFunc(d.Drivers, func(name string) bool { return s.Builtin[modalias.Fold(name)] }) {
 			continue
 		}
 		var drivers, broken []string
 		for _, name := range sortedKeys(c.winners) {
 			w := c.winners[name]
-			if name != alias && !slices.ContainsFunc(w.info.Aliases, matches) {
+			if !slices.ContainsFunc(w.info.Aliases, matches) {
 				continue
 			}
 			drivers = append(drivers, name)

@@ -1,0 +1,169 @@
+package imager
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"io/fs"
+	"strings"
+
+	"github.com/kilnhq/kiln/extensions"
+	"github.com/kilnhq/kiln/imager/base"
+	"github.com/kilnhq/kiln/kernel/depmod"
+	"github.com/kilnhq/kiln/kernel/gate"
+	"github.com/kilnhq/kiln/profiles"
+)
+
+// FindingsError says which modules would not work.
+type FindingsError struct{ Findings []gate.Finding }
+
+// Error returns one line for each finding.
+func (e *FindingsError) Error() string {
+	lines := make([]string, len(e.Findings))
+	for i, f := range e.Findings {
+		lines[i] = fmt.Sprintf("%s [%s]", f, f.Code)
+	}
+	return strings.Join(lines, "\n")
+}
+
+// Unwrap makes the error ErrRefused.
+func (e *FindingsError) Unwrap() error { return ErrRefused }
+
+// Verdict is what checking extensions with a base has found.
+type Verdict struct {
+	Findings []gate.Finding
+
+	modules [][]depmod.Module // of each extension, with paths below usr/lib/modules/RELEASE
+}
+
+// Err returns a FindingsError with the findings that are errors, or, if strict,
+// with all of them; nil if there are none.
+func (v *Verdict) Err(strict bool) error {
+	var bad []gate.Finding
+	for _, f := range v.Findings {
+		if strict || f.Severity == gate.Error {
+			bad = append(bad, f)
+		}
+	}
+	if len(bad) == 0 {
+		return nil
+	}
+	return &FindingsError{bad}
+}
+
+// Check judges extensions, in this order, on a base: whether they can be stacked
+// at all, which is an error, then all that package gate finds out about their
+// modules. With a profile it also looks for a driver of every device its
+// platform has.
+func Check(ctx context.Context, b *base.Base, p *profiles.Profile, all []*extensions.Extension) (*Verdict, error) {
+	files, err := b.Files()
+	if err != nil {
+		return nil, err
+	}
+	if err := extensions.Check(extensions.Target{Release: b.Config.Release, Arch: b.Config.Arch, Files: files}, all); err != nil {
+		return nil, err
+	}
+	system, err := newSystem(b, files, all)
+	if err != nil {
+		return nil, err
+	}
+	v := &Verdict{}
+	layers := make([]gate.Layer, len(all))
+	for i, e := range all {
+		if layers[i], err = newLayer(ctx, e); err != nil {
+			return nil, err
+		}
+		v.modules = append(v.modules, indexable(b, layers[i].Modules))
+	}
+	v.Findings = gate.Check(system, layers)
+	if p != nil {
+		var devices []gate.Device
+		for _, d := range p.Devices {
+			devices = append(devices, gate.Device(d))
+		}
+		v.Findings = append(v.Findings, gate.Unreachable(system, layers, devices)...)
+	}
+	return v, nil
+}
+
+// newSystem describes the base to the gate, with the files of all extensions.
+func newSystem(b *base.Base, files map[string]fs.FileMode, all []*extensions.Extension) (*gate.System, error) {
+	facts, err := b.Modules()
+	if err != nil {
+		return nil, err
+	}
+	in := gate.Files{SystemMap: facts.SystemMap, Order: facts.Order, Builtin: facts.Builtin, BuiltinModinfo: facts.BuiltinModinfo}
+	for _, f := range []struct {
+		part string
+		data *[]byte
+	}{{base.KernelConfig, &in.Config}, {base.Symvers, &in.Symvers}} {
+		part, err := b.Part(f.part)
+		if errors.Is(err, base.ErrPart) {
+			continue
+		}
+		if err == nil {
+			*f.data, err = part.Bytes(maxKernelFile)
+		}
+		if err != nil {
+			return nil, err
+		}
+	}
+	s, err := gate.NewSystem(b.Config.Release, b.Config.Arch, in, facts.Modules)
+	if err != nil {
+		return nil, fmt.Errorf("base: %w", err)
+	}
+	s.Files = func(name string) bool {
+		if _, ok := files[name]; ok {
+			return true
+		}
+		for _, e := range all {
+			if e.RootFS.Lookup(name) != nil {
+				return true
+			}
+		}
+		return false
+	}
+	const firmware = "usr/lib/firmware/"
+	for name := range files {
+		if rest, ok := strings.CutPrefix(name, firmware); ok {
+			s.Firmware = append(s.Firmware, rest)
+		}
+	}
+	for _, e := range all {
+		for name := range e.RootFS.All() {
+			if rest, ok := strings.CutPrefix(name, firmware); ok {
+				s.Firmware = append(s.Firmware, rest)
+			}
+		}
+	}
+	return s, nil
+}
+
+// maxKernelFile bounds the configuration and the list of symbols of a kernel.
+const maxKernelFile = 64 << 20
+
+func newLayer(ctx context.Context, e *extensions.Extension) (gate.Layer, error) {
+	modules, err := e.Modules(ctx)
+	if err != nil {
+		return gate.Layer{}, err
+	}
+	requests := func(list []extensions.Module) (out []gate.Request) {
+		for _, m := range list {
+			out = append(out, gate.Request{Name: m.Name, Parameters: m.Parameters})
+		}
+		return out
+	}
+	k := e.Manifest.Kernel
+	return gate.Layer{Name: e.String(), Modules: modules, Load: requests(k.Modules), Options: requests(k.Options)}, nil
+}
+
+// indexable returns the modules that belong into the index.
+func indexable(b *base.Base, modules []gate.Module) []depmod.Module {
+	var out []depmod.Module
+	for _, m := range modules {
+		if rel, ok := strings.CutPrefix(m.Path, extensions.ModulesDir+"/"+b.Config.Release+"/"); ok {
+			out = append(out, depmod.Module{Path: rel, Info: m.Info})
+		}
+	}
+	return out
+}
