@@ -25,6 +25,7 @@ type buildFlags struct {
 	size       string
 	output     string
 	cache      string
+	strict     bool
 }
 
 func newBuild(g *globals) *cobra.Command {
@@ -56,6 +57,7 @@ and the same inputs always give the same bytes.`,
 	c.Flags().StringVar(&f.format, "format", "", "output format, instead of the profile's or the file name's: "+strings.Join(profiles.Formats(), ", "))
 	c.Flags().StringVar(&f.size, "size", "", "size of the disk, instead of the profile's, for example 8GiB")
 	c.Flags().StringVarP(&f.output, "output", "o", "", "file to write; - is standard output (default kiln-PROFILE-ARCH.FORMAT)")
+	c.Flags().BoolVar(&f.strict, "strict", false, "refuse what 'kiln extension check' warns of")
 	c.Flags().StringVar(&f.cache, "cache", "", "directory of the cache of compressed layers (default: kiln in the user's cache directory)")
 	return c
 }
@@ -69,7 +71,7 @@ func build(ctx context.Context, c *cobra.Command, r *progress.Reporter, name str
 	if err != nil {
 		return err
 	}
-	req := imager.Request{Profile: p, Base: b, KernelArgs: f.kernelArgs, Version: version, Log: r.Logger()}
+	req := imager.Request{Profile: p, Base: b, KernelArgs: f.kernelArgs, Version: version, Strict: f.strict, Log: r.Logger()}
 	if req.Epoch, err = epoch(b.Config.Epoch); err != nil {
 		return err
 	}

@@ -11,8 +11,8 @@ import (
 )
 
 func newExtension(g *globals) *cobra.Command {
-	c := &cobra.Command{Use: "extension", Short: "Build system extensions"}
-	c.AddCommand(newExtensionBuild(g))
+	c := &cobra.Command{Use: "extension", Short: "Build and check system extensions"}
+	c.AddCommand(newExtensionBuild(g), newExtensionCheck())
 	return c
 }
 
