@@ -174,11 +174,10 @@ func TestSignFile(t *testing.T) {
 						break
 					}
 				}
-				random := 0 // length of the value, if that is random
-				if key, ok := s.Key.(*ecdsa.PrivateKey); ok {
-					random = 2 * (key.Params().BitSize + 7) / 8
+				value := len(got) - 40
+				if !strings.HasPrefix(name, "rsa") { // the algorithm: a sequence of 10 bytes
+					value = bytes.LastIndex(got, []byte{0x30, 10, 6, 8, 0x2a, 0x86, 0x48, 0xce, 0x3d, 4, 3}) + 12
 				}
-				value := len(got) - 40 - random
 				if !bytes.Equal(got[:value], want[:value]) || !bytes.Equal(got[len(got)-40:], want[len(want)-40:]) {
 					t.Fatalf("the module signed differs from that of sign-file:\n%x\n%x", got, want)
 				}
