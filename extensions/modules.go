@@ -2,6 +2,7 @@ package extensions
 
 import (
 	"context"
+	"crypto/x509"
 	"fmt"
 	"io"
 	"strings"
@@ -17,8 +18,9 @@ import (
 const maxModule = 256 << 20
 
 // Modules returns the facts about the kernel modules in the extension, in the
-// order of their paths.
-func (e *Extension) Modules(ctx context.Context) ([]gate.Module, error) {
+// order of their paths. Signatures are verified with the certificates the kernel
+// trusts.
+func (e *Extension) Modules(ctx context.Context, trusted []*x509.Certificate) ([]gate.Module, error) {
 	var names []string
 	for name, ino := range e.RootFS.All() {
 		if strings.HasPrefix(name, ModulesDir+"/") && ino.Mode.IsRegular() && module.IsFile(name) {
@@ -37,7 +39,7 @@ func (e *Extension) Modules(ctx context.Context) ([]gate.Module, error) {
 			if err != nil {
 				return fmt.Errorf("extension %s: %s: %w", e, name, err)
 			}
-			if out[i], err = gate.Read(name, data); err != nil {
+			if out[i], err = gate.Read(name, data, trusted); err != nil {
 				return fmt.Errorf("%w: extension %s: %w", ErrIncompatible, e, err)
 			}
 			return nil

@@ -68,7 +68,7 @@ func bootPart(b *base.Base, name string) ([]byte, error) {
 
 // cmdline is the kernel command line common to all boot loaders.
 func cmdline(r Request) (string, error) {
-	args := append([]string{"kiln.platform=" + r.Profile.Platform}, r.Profile.Kernel.Args...)
+	args := append([]string{"kiln.platform=" + r.Profile.Platform}, r.Profile.Kernel.CommandLine()...)
 	args = append(args, r.KernelArgs...)
 	for _, a := range args {
 		if a == "" || strings.ContainsAny(a, "\n\r\x00") {

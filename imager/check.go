@@ -2,9 +2,11 @@ package imager
 
 import (
 	"context"
+	"crypto/x509"
 	"errors"
 	"fmt"
 	"io/fs"
+	"slices"
 	"strings"
 
 	"github.com/kilnhq/kiln/extensions"
@@ -37,11 +39,11 @@ type Verdict struct {
 }
 
 // Err returns a FindingsError with the findings that are errors, or, if strict,
-// with all of them; nil if there are none.
+// warnings; nil if there are none.
 func (v *Verdict) Err(strict bool) error {
 	var bad []gate.Finding
 	for _, f := range v.Findings {
-		if strict || f.Severity == gate.Error {
+		if f.Severity == gate.Error || strict && f.Severity == gate.Warning {
 			bad = append(bad, f)
 		}
 	}
@@ -51,34 +53,59 @@ func (v *Verdict) Err(strict bool) error {
 	return &FindingsError{bad}
 }
 
+// CheckRequest is what to check.
+type CheckRequest struct {
+	Base       *base.Base
+	Extensions []*extensions.Extension // lowest layer first
+
+	// Profile may be nil: then nothing is asked of the platform's drivers, and
+	// signatures matter only if the kernel itself insists on them.
+	Profile    *profiles.Profile
+	KernelArgs []string // after the profile's
+
+	// Certificates are those whose keys the kernel will trust besides its own:
+	// what the machine's firmware holds.
+	Certificates []*x509.Certificate
+}
+
 // Check judges extensions, in this order, on a base: whether they can be stacked
 // at all, which is an error, then all that package gate finds out about their
-// modules. With a profile it also looks for a driver of every device its
-// platform has.
-func Check(ctx context.Context, b *base.Base, p *profiles.Profile, all []*extensions.Extension) (*Verdict, error) {
+// modules and about the drivers the platform needs.
+func Check(ctx context.Context, r CheckRequest) (*Verdict, error) {
+	b := r.Base
 	files, err := b.Files()
 	if err != nil {
 		return nil, err
 	}
-	if err := extensions.Check(extensions.Target{Release: b.Config.Release, Arch: b.Config.Arch, Files: files}, all); err != nil {
+	if err := extensions.Check(extensions.Target{Release: b.Config.Release, Arch: b.Config.Arch, Files: files}, r.Extensions); err != nil {
 		return nil, err
 	}
-	system, err := newSystem(b, files, all)
+	system, err := newSystem(b, files, r.Extensions)
 	if err != nil {
 		return nil, err
 	}
+	trusted, err := b.Trusted()
+	if err != nil {
+		return nil, err
+	}
+	trusted = append(trusted, r.Certificates...)
+	args := r.KernelArgs
+	if r.Profile != nil {
+		args = slices.Concat(r.Profile.Kernel.CommandLine(), args)
+	}
+	system.SignatureRequired = gate.RequiredBy(system.Config, args)
 	v := &Verdict{}
-	layers := make([]gate.Layer, len(all))
-	for i, e := range all {
-		if layers[i], err = newLayer(ctx, e); err != nil {
+	layers := make([]gate.Layer, len(r.Extensions))
+	for i, e := range r.Extensions {
+		if layers[i], err = newLayer(ctx, e, trusted); err != nil {
 			return nil, err
 		}
 		v.modules = append(v.modules, indexable(b, layers[i].Modules))
 	}
 	v.Findings = gate.Check(system, layers)
-	if p != nil {
+	if r.Profile != nil {
 		var devices []gate.Device
-		for _, d := range p.Devices {
+		for _, d := range r.Profile.Devices {
 			devices = append(devices, gate.Device(d))
 		}
 		v.Findings = append(v.Findings, gate.Unreachable(system, layers, devices)...)
@@ -142,8 +169,8 @@ func newSystem(b *base.Base, files map[string]fs.FileMode, all []*extensions.Ext
 // maxKernelFile bounds the configuration and the list of symbols of a kernel.
 const maxKernelFile = 64 << 20
 
-func newLayer(ctx context.Context, e *extensions.Extension) (gate.Layer, error) {
-	modules, err := e.Modules(ctx)
+func newLayer(ctx context.Context, e *extensions.Extension, trusted []*x509.Certificate) (gate.Layer, error) {
+	modules, err := e.Modules(ctx, trusted)
 	if err != nil {
 		return gate.Layer{}, err
 	}

@@ -7,6 +7,7 @@ package imager
 import (
 	"context"
 	"crypto/sha256"
+	"crypto/x509"
 	"encoding/json"
 	"errors"
 	"fmt"
@@ -20,6 +21,7 @@ import (
 	"github.com/kilnhq/kiln/imager/cache"
 	"github.com/kilnhq/kiln/imager/extent"
 	"github.com/kilnhq/kiln/imager/gpt"
+	"github.com/kilnhq/kiln/kernel/gate"
 	"github.com/kilnhq/kiln/profiles"
 )
 
@@ -33,10 +35,15 @@ type Request struct {
 	Extensions []*extensions.Extension // lowest layer first
 	KernelArgs []string                // after the profile's
 	Cache      cache.Dir               // of compressed layers
-	Strict     bool                    // refuse what Check only warns of
-	Version    string                  // of kiln
-	Epoch      int64                   // time of everything that is made, seconds since 1970
-	Log        *slog.Logger
+
+	// Certificates are those whose keys the kernel will trust besides its own.
+	// They are not put into the image: the machine's firmware must hold them.
+	Certificates []*x509.Certificate
+
+	Strict  bool   // refuse what Check only warns of
+	Version string // of kiln
+	Epoch   int64  // time of everything that is made, seconds since 1970
+	Log     *slog.Logger
 }
 
 // Image is a composed disk.
@@ -62,7 +69,7 @@ func Compose(ctx context.Context, r Request) (*Image, error) {
 	if r.Base.Config.Arch != r.Profile.Arch {
 		return nil, refuse("profile %s is for %s, the base for %s", r.Profile.Name, r.Profile.Arch, r.Base.Config.Arch)
 	}
-	verdict, err := Check(ctx, r.Base, r.Profile, r.Extensions)
+	verdict, err := Check(ctx, CheckRequest{Base: r.Base, Profile: r.Profile, Extensions: r.Extensions, KernelArgs: r.KernelArgs, Certificates: r.Certificates})
 	if err != nil {
 		return nil, err
 	}
@@ -70,7 +77,11 @@ func Compose(ctx context.Context, r Request) (*Image, error) {
 		return nil, err
 	}
 	for _, f := range verdict.Findings {
-		r.Log.Warn(f.String(), "code", f.Code)
+		level := slog.LevelWarn
+		if f.Severity == gate.Info {
+			level = slog.LevelInfo
+		}
+		r.Log.Log(ctx, level, f.String(), "code", f.Code)
 	}
 	stack, err := stackLayers(ctx, r, verdict.modules)
 	if err != nil {

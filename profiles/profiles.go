@@ -46,6 +46,18 @@ type Device struct {
 // Kernel is what the kernel is told.
 type Kernel struct {
 	Args []string `yaml:"args" json:"args"`
+
+	// SignedModules makes the kernel refuse modules that are not signed by a key
+	// it trusts, and kiln images with such modules.
+	SignedModules bool `yaml:"signedModules" json:"signedModules"`
+}
+
+// CommandLine returns the words of the kernel's command line.
+func (k Kernel) CommandLine() []string {
+	if k.SignedModules {
+		return append(slices.Clone(k.Args), "module.sig_enforce=1")
+	}
+	return k.Args
 }
 
 // Disk is the layout of the disk.

@@ -25,6 +25,7 @@ type buildFlags struct {
 	size       string
 	output     string
 	cache      string
+	certs      []string
 	strict     bool
 }
 
@@ -57,6 +58,7 @@ and the same inputs always give the same bytes.`,
 	c.Flags().StringVar(&f.format, "format", "", "output format, instead of the profile's or the file name's: "+strings.Join(profiles.Formats(), ", "))
 	c.Flags().StringVar(&f.size, "size", "", "size of the disk, instead of the profile's, for example 8GiB")
 	c.Flags().StringVarP(&f.output, "output", "o", "", "file to write; - is standard output (default kiln-PROFILE-ARCH.FORMAT)")
+	c.Flags().StringArrayVar(&f.certs, "module-certificate", nil, moduleCertificateUsage)
 	c.Flags().BoolVar(&f.strict, "strict", false, "refuse what 'kiln extension check' warns of")
 	c.Flags().StringVar(&f.cache, "cache", "", "directory of the cache of compressed layers (default: kiln in the user's cache directory)")
 	return c
@@ -81,6 +83,9 @@ func build(ctx context.Context, c *cobra.Command, r *progress.Reporter, name str
 			return err
 		}
 		req.Extensions = append(req.Extensions, e)
+	}
+	if req.Certificates, err = loadCertificates(f.certs); err != nil {
+		return err
 	}
 	dir, done, err := cacheDir(f.cache)
 	if err != nil {

@@ -13,6 +13,7 @@ import (
 	"github.com/kilnhq/kiln/kernel"
 	"github.com/kilnhq/kiln/kernel/deb"
 	"github.com/kilnhq/kiln/kernel/module"
+	"github.com/kilnhq/kiln/kernel/sign"
 	"github.com/kilnhq/kiln/profiles"
 	"github.com/kilnhq/kiln/rootfs"
 )
@@ -61,7 +62,8 @@ func exitCode(ctx context.Context, err error) int {
 	}
 	if is(err, imager.ErrRefused, base.ErrFormat, base.ErrPart, base.ErrRefused, extensions.ErrIncompatible,
 		extensions.ErrFormat, extensions.ErrHostile, extensions.ErrManifest, deb.ErrFormat, deb.ErrTruncated, deb.ErrLimit,
-		kernel.ErrNoKernel, kernel.ErrNoModules, kernel.ErrTwo, kernel.ErrRelease, kernel.ErrArch, kernel.ErrFormat, module.ErrFormat) {
+		kernel.ErrNoKernel, kernel.ErrNoModules, kernel.ErrTwo, kernel.ErrRelease, kernel.ErrArch, kernel.ErrFormat, module.ErrFormat,
+		sign.ErrFormat, sign.ErrKey) {
 		return exitRefused
 	}
 	if is(err, fs.ErrNotExist, rootfs.ErrNoPackage) {

@@ -1,6 +1,7 @@
 package main
 
 import (
+	"crypto/x509"
 	"encoding/json"
 	"fmt"
 	"io"
@@ -12,12 +13,14 @@ import (
 	"github.com/kilnhq/kiln/imager"
 	"github.com/kilnhq/kiln/imager/base"
 	"github.com/kilnhq/kiln/kernel/gate"
+	"github.com/kilnhq/kiln/kernel/sign"
 	"github.com/kilnhq/kiln/profiles"
 )
 
 func newExtensionCheck() *cobra.Command {
 	var f struct {
 		base, arch, profile string
+		kernelArgs, certs   []string
 		strict, asJSON      bool
 	}
 	c := &cobra.Command{
@@ -57,7 +60,13 @@ what was found, what was wanted and what to do. Errors make the exit code 4.`,
 				}
 				all = append(all, e)
 			}
-			verdict, err := imager.Check(c.Context(), b, p, all)
+			certs, err := loadCertificates(f.certs)
+			if err != nil {
+				return err
+			}
+			verdict, err := imager.Check(c.Context(), imager.CheckRequest{
+				Base: b, Profile: p, Extensions: all, KernelArgs: f.kernelArgs, Certificates: certs,
+			})
 			if err != nil {
 				return err
 			}
@@ -75,9 +84,25 @@ what was found, what was wanted and what to do. Errors make the exit code 4.`,
 	c.Flags().StringVar(&f.base, "base", "base", "base the extensions are for")
 	c.Flags().StringVar(&f.arch, "arch", "amd64", "architecture: amd64 or arm64")
 	c.Flags().StringVar(&f.profile, "profile", "", "also check for the drivers that this profile's platform needs")
+	c.Flags().StringArrayVar(&f.kernelArgs, "kernel-arg", nil, "kernel argument that the image will have, such as module.sig_enforce=1 (repeatable)")
+	c.Flags().StringArrayVar(&f.certs, "module-certificate", nil, moduleCertificateUsage)
 	c.Flags().BoolVar(&f.strict, "strict", false, "treat warnings as errors")
 	c.Flags().BoolVar(&f.asJSON, "json", false, "print JSON")
 	return c
+}
+
+const moduleCertificateUsage = "certificate (PEM or DER) whose signatures of modules the machine's firmware makes the kernel trust (repeatable)"
+
+func loadCertificates(files []string) ([]*x509.Certificate, error) {
+	var list []*x509.Certificate
+	for _, file := range files {
+		c, err := sign.LoadCertificate(file)
+		if err != nil {
+			return nil, err
+		}
+		list = append(list, c)
+	}
+	return list, nil
 }
 
 // tooMany is the error of a check whose findings are printed already.

@@ -38,6 +38,7 @@ const (
 	KernelConfig    = "kernel/config"
 	SystemMap       = "kernel/System.map"
 	Symvers         = "kernel/Module.symvers"   // if the kernel's headers were at hand
+	Certificates    = "kernel/certificates.pem" // X.509, of the keys whose signatures of modules the kernel accepts
 	ModuleFacts     = "kernel/modules.json.zst" // of the modules in the root file system
 	ModulesOrder    = "kernel/modules.order"
 	ModulesBuiltin  = "kernel/modules.builtin"

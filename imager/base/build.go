@@ -3,6 +3,7 @@ package base
 import (
 	"bytes"
 	"context"
+	"encoding/pem"
 	"errors"
 	"fmt"
 	"io"
@@ -79,6 +80,18 @@ func Build(ctx context.Context, r Request, output string) error {
 	if symvers != nil {
 		parts[Symvers] = symvers
 	}
+
+	certificates, err := k.Certificates()
+	if err != nil {
+		return err
+	}
+	var pemFile bytes.Buffer
+	for _, c := range certificates {
+		if err := pem.Encode(&pemFile, &pem.Block{Type: "CERTIFICATE", Bytes: c.Raw}); err != nil {
+			return err
+		}
+	}
+	parts[Certificates] = extent.Bytes(pemFile.Bytes())
 
 	sqsh, err := os.CreateTemp("", "kiln-rootfs-*.sqsh")
 	if err != nil {

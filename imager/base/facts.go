@@ -1,7 +1,9 @@
 package base
 
 import (
+	"crypto/x509"
 	"encoding/json"
+	"encoding/pem"
 	"errors"
 	"fmt"
 	"io/fs"
@@ -52,6 +54,31 @@ func (b *Base) readModules() (*Modules, error) {
 		}
 	}
 	return &m, nil
+}
+
+// Trusted returns the certificates of the keys whose signatures of modules the
+// kernel accepts by itself.
+func (b *Base) Trusted() ([]*x509.Certificate, error) {
+	p, err := b.Part(Certificates)
+	if errors.Is(err, ErrPart) {
+		return nil, nil
+	}
+	if err != nil {
+		return nil, err
+	}
+	data, err := p.Bytes(maxFacts)
+	if err != nil {
+		return nil, err
+	}
+	var list []*x509.Certificate
+	for block, rest := pem.Decode(data); block != nil; block, rest = pem.Decode(rest) {
+		c, err := x509.ParseCertificate(block.Bytes)
+		if err != nil {
+			return nil, fmt.Errorf("%w: %s: %w", ErrFormat, Certificates, err)
+		}
+		list = append(list, c)
+	}
+	return list, nil
 }
 
 // Files returns the type and permissions of every path in the base's root file

@@ -125,6 +125,9 @@ func (c Config) prepare(a arch, dir string, f *files) error {
 		return err
 	}
 	f.code, f.vars = uefi.code, filepath.Join(dir, "vars.fd")
+	if c.Vars != "" {
+		uefi.vars = c.Vars
+	}
 	return copyVars(f.vars, uefi.vars)
 }
 

@@ -49,6 +49,7 @@ type Config struct {
 	Bus        Bus      // of Image; "" is VirtioBlk
 	SectorSize int      // of Image, in bytes, logical and physical: 512 or 4096; 0 is 512
 	Snapshot   bool     // leave Image as it is and forget what is written to it
+	Vars       string   // file with the variables that UEFI starts from, which stays as it is; "" are the firmware's own
 
 	// Disks are further images, raw, on VirtioBlk with 512-byte sectors. Snapshot
 	// applies to them too.

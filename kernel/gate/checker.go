@@ -55,6 +55,10 @@ func (c *checker) warn(m *placed, code Code, found, wanted, fix string, symbols 
 	c.add(m, Warning, code, found, wanted, fix, symbols...)
 }
 
+func (c *checker) info(m *placed, code Code, found, wanted, fix string, symbols ...string) {
+	c.add(m, Info, code, found, wanted, fix, symbols...)
+}
+
 // collect finds out which modules can be loaded and what they export.
 func (c *checker) collect(layers []Layer) {
 	c.winners, c.exports = map[string]winner{}, map[string]export{}

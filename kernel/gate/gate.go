@@ -27,6 +27,7 @@ type Severity string
 const (
 	Error   Severity = "error"   // the module, or the image, would not work
 	Warning Severity = "warning" // it may work, or work only in part
+	Info    Severity = "info"    // it works, but there is something to know
 )
 
 // Code identifies a kind of finding. Codes do not change from version to

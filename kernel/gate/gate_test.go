@@ -76,7 +76,7 @@ func newSystem(t *testing.T, edit ...func(*gate.Files)) *gate.System {
 // read makes a module file of facts and reads it back.
 func read(t *testing.T, path string, info *module.Info) gate.Module {
 	t.Helper()
-	m, err := gate.Read(path, moduletest.ELF(info))
+	m, err := gate.Read(path, moduletest.ELF(info), nil)
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -264,7 +264,7 @@ func TestCompression(t *testing.T) {
 		{"zfs.ko", xzCRC32, []string{"compression error extension x: " + modules + "zfs.ko: compressed with xz, the name says otherwise; rename it to zfs.ko.xz"}},
 		{"zfs.ko.xz", raw, []string{"compression error extension x: " + modules + "zfs.ko.xz: not compressed, the name says otherwise; rename it to zfs.ko"}},
 	} {
-		m, err := gate.Read(modules+tc.file, tc.data)
+		m, err := gate.Read(modules+tc.file, tc.data, nil)
 		if err != nil {
 			t.Fatal(err)
 		}

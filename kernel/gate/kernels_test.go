@@ -179,7 +179,7 @@ func readAll(t testing.TB, root, release string, paths []string) []gate.Module {
 					t.Error(err)
 					return
 				}
-				if out[i], err = gate.Read("usr/lib/modules/"+release+"/"+paths[i], data); err != nil {
+				if out[i], err = gate.Read("usr/lib/modules/"+release+"/"+paths[i], data, nil); err != nil {
 					t.Error(err)
 					return
 				}

@@ -2,11 +2,14 @@ package gate
 
 import (
 	"bytes"
+	"crypto/x509"
+	"errors"
 	"fmt"
 	"path"
 	"strings"
 
 	"github.com/kilnhq/kiln/kernel/module"
+	"github.com/kilnhq/kiln/kernel/sign"
 )
 
 // Module is a module file of a layer.
@@ -14,7 +17,7 @@ type Module struct {
 	Path        string // in the root file system: "usr/lib/modules/6.12…/extra/zfs.ko.xz"
 	Info        *module.Info
 	Compression Compressed
-	Signature   *Signature // nil if it has none
+	Signature   *Signed // nil if it has none
 }
 
 // Compressed says how a module file is compressed, as its first bytes tell.
@@ -30,8 +33,9 @@ const (
 	xzCRC32 = 1
 )
 
-// Read returns the facts of the module in data, the file as it is on disk.
-func Read(name string, data []byte) (Module, error) {
+// Read returns the facts of the module in data, the file as it is on disk. Its
+// signature is verified with the certificates the kernel trusts.
+func Read(name string, data []byte, trusted []*x509.Certificate) (Module, error) {
 	plain, err := module.Decompress(name, data, module.MaxSize)
 	if err != nil {
 		return Module{}, err
@@ -40,11 +44,14 @@ func Read(name string, data []byte) (Module, error) {
 	if err != nil {
 		return Module{}, err
 	}
-	sig, err := readSignature(plain)
-	if err != nil {
+	m := Module{Path: name, Info: info, Compression: compressed(data)}
+	switch elf, sig, err := sign.Split(plain); {
+	case err == nil:
+		m.Signature = &Signed{By: sig.String(), Err: sig.Verify(elf, trusted)}
+	case !errors.Is(err, sign.ErrUnsigned):
 		return Module{}, fmt.Errorf("%s: %w", name, err)
 	}
-	return Module{Path: name, Info: info, Compression: compressed(data), Signature: sig}, nil
+	return m, nil
 }
 
 func compressed(data []byte) Compressed {

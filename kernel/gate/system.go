@@ -35,7 +35,10 @@ type System struct {
 	// Firmware are the paths of all firmware files, below usr/lib/firmware.
 	Firmware []string
 
-	Signatures Signatures
+	// SignatureRequired is why the kernel refuses modules without a signature
+	// that it can verify, for example "module.sig_enforce=1"; it is empty if the
+	// kernel does not.
+	SignatureRequired string
 }
 
 // Files of a kernel that a System is made from.
