@@ -10,10 +10,15 @@ import (
 	"crypto/x509/pkix"
 	"encoding/asn1"
 	"encoding/pem"
+	"errors"
 	"fmt"
 	"io"
+	"io/fs"
 	"os"
+	"path/filepath"
 	"time"
+
+	"github.com/kilnhq/kiln/internal/atomicfile"
 )
 
 // maxFile bounds the files of keys and certificates, in bytes.
@@ -146,4 +151,47 @@ func template(commonName string, from time.Time, valid time.Duration, key *rsa.P
 		UnknownExtKeyUsage:    []asn1.ObjectIdentifier{{1, 3, 6, 1, 4, 1, 2312, 16, 1, 2}},
 		SignatureAlgorithm:    x509.SHA256WithRSA,
 	}
+}
+
+// The files that Save writes.
+const (
+	KeyFile     = "key.pem"  // the private key, PKCS#8
+	CertFile    = "cert.pem" // its certificate
+	CertDERFile = "cert.der" // the same, as firmware and mokutil want it
+)
+
+// Save writes the key and the certificate to a new directory, which only its
+// owner can read. It is there with all its files or not at all, and one that is
+// there already is an error that wraps fs.ErrExist.
+func (s *Signer) Save(dir string) error {
+	key, err := x509.MarshalPKCS8PrivateKey(s.Key)
+	if err != nil {
+		return fmt.Errorf("%w: %w", ErrKey, err)
+	}
+	dir = filepath.Clean(dir)
+	if _, err := os.Lstat(dir); !errors.Is(err, fs.ErrNotExist) {
+		if err == nil {
+			err = fmt.Errorf("%s: %w; keys are not overwritten, want the name of a new directory", dir, fs.ErrExist)
+		}
+		return err
+	}
+	tmp, err := os.MkdirTemp(filepath.Dir(dir), "."+filepath.Base(dir)+".tmp-") // has mode 0700
+	if err != nil {
+		return err
+	}
+	defer os.RemoveAll(tmp)
+	for name, data := range map[string][]byte{
+		KeyFile:     pem.EncodeToMemory(&pem.Block{Type: "PRIVATE KEY", Bytes: key}),
+		CertFile:    pem.EncodeToMemory(&pem.Block{Type: "CERTIFICATE", Bytes: s.Certificate.Raw}),
+		CertDERFile: s.Certificate.Raw,
+	} {
+		perm := fs.FileMode(0o644)
+		if name == KeyFile {
+			perm = 0o600
+		}
+		if err := atomicfile.WriteFile(filepath.Join(tmp, name), data, perm); err != nil {
+			return err
+		}
+	}
+	return os.Rename(tmp, dir) // fails if somebody else was faster
 }

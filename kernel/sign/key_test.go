@@ -10,6 +10,7 @@ import (
 	"errors"
 	"fmt"
 	"io/fs"
+	"os"
 	"path/filepath"
 	"strings"
 	"testing"
@@ -126,5 +127,43 @@ func TestLoad(t *testing.T) {
 	}
 	if _, err := sign.LoadCertificate(none); !errors.Is(err, fs.ErrNotExist) {
 		t.Error(err)
+	}
+}
+
+func TestSave(t *testing.T) {
+	s := rsaSigner(t)
+	parent := t.TempDir()
+	dir := filepath.Join(parent, "keys")
+	if err := s.Save(dir + "/"); err != nil {
+		t.Fatal(err)
+	}
+	for name, perm := range map[string]fs.FileMode{".": 0o700, "key.pem": 0o600, "cert.pem": 0o644, "cert.der": 0o644} {
+		info, err := os.Stat(filepath.Join(dir, name))
+		if err != nil || info.Mode().Perm() != perm {
+			t.Errorf("%s: %v, %v, want mode %v", name, info, err, perm)
+		}
+	}
+	key, err := sign.LoadKey(filepath.Join(dir, sign.KeyFile))
+	if err != nil || !s.Key.(*rsa.PrivateKey).Equal(key) {
+		t.Errorf("%T, %v", key, err)
+	}
+	for _, name := range []string{sign.CertFile, sign.CertDERFile} {
+		if cert, err := sign.LoadCertificate(filepath.Join(dir, name)); err != nil || !cert.Equal(s.Certificate) {
+			t.Errorf("%s: %v", name, err)
+		}
+	}
+	empty := t.TempDir()
+	for _, name := range []string{dir, empty, filepath.Join(dir, "key.pem")} {
+		err := s.Save(name)
+		if want := name + ": file already exists; keys are not overwritten, want the name of a new directory"; !errors.Is(err, fs.ErrExist) || err.Error() != want {
+			t.Errorf("%v, want %s", err, want)
+		}
+	}
+	if err := s.Save(filepath.Join(parent, "none", "keys")); !errors.Is(err, fs.ErrNotExist) {
+		t.Error(err)
+	}
+	left, err := os.ReadDir(parent)
+	if err != nil || len(left) != 1 {
+		t.Errorf("left behind: %v, %v", left, err)
 	}
 }
