@@ -83,7 +83,7 @@ func open(ctx context.Context, ref, arch string, limits Limits) (*Extension, err
 	if err != nil {
 		return nil, err
 	}
-	return fromTree(ref, t)
+	return FromTree(ref, t)
 }
 
 func exists(name string) bool {
@@ -208,8 +208,9 @@ func applyLayer(layer v1.Layer, want v1.Hash, t *tree.Tree, limits Limits) error
 	return nil
 }
 
-// fromTree validates what all forms have in common.
-func fromTree(ref string, t *tree.Tree) (*Extension, error) {
+// FromTree returns the extension in a tree with manifest.yaml and rootfs/, after
+// checking what all forms of it have in common. ref stands for it in messages.
+func FromTree(ref string, t *tree.Tree) (*Extension, error) {
 	for _, name := range t.Children(".") {
 		if name != manifestName && name != rootName {
 			return nil, fmt.Errorf("%w: unexpected %s at the top, want only %s and %s/", ErrFormat, name, manifestName, rootName)

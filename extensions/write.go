@@ -25,7 +25,7 @@ import (
 // OCI image layout with one uncompressed layer: what extensions hold, modules
 // and firmware, is compressed already.
 func WriteLayout(ctx context.Context, path string, t *tree.Tree, arch string, epoch int64) error {
-	if _, err := fromTree(path, t); err != nil {
+	if _, err := FromTree(path, t); err != nil {
 		return err
 	}
 	data, err := archive(ctx, t)

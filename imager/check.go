@@ -95,12 +95,12 @@ func Check(ctx context.Context, r CheckRequest) (*Verdict, error) {
 	}
 	system.SignatureRequired = gate.RequiredBy(system.Config, args)
 	v := &Verdict{}
-	layers := make([]gate.Layer, len(r.Extensions))
-	for i, e := range r.Extensions {
-		if layers[i], err = newLayer(ctx, e, trusted); err != nil {
-			return nil, err
-		}
-		v.modules = append(v.modules, indexable(b, layers[i].Modules))
+	layers, err := newLayers(ctx, r.Extensions, trusted)
+	if err != nil {
+		return nil, err
+	}
+	for _, l := range layers {
+		v.modules = append(v.modules, indexable(b, l.Modules))
 	}
 	v.Findings = gate.Check(system, layers)
 	if r.Profile != nil {
@@ -169,19 +169,24 @@ func newSystem(b *base.Base, files map[string]fs.FileMode, all []*extensions.Ext
 // maxKernelFile bounds the configuration and the list of symbols of a kernel.
 const maxKernelFile = 64 << 20
 
-func newLayer(ctx context.Context, e *extensions.Extension, trusted []*x509.Certificate) (gate.Layer, error) {
-	modules, err := e.Modules(ctx, trusted)
-	if err != nil {
-		return gate.Layer{}, err
-	}
+// newLayers describes extensions to the gate.
+func newLayers(ctx context.Context, all []*extensions.Extension, trusted []*x509.Certificate) ([]gate.Layer, error) {
 	requests := func(list []extensions.Module) (out []gate.Request) {
 		for _, m := range list {
 			out = append(out, gate.Request{Name: m.Name, Parameters: m.Parameters})
 		}
 		return out
 	}
-	k := e.Manifest.Kernel
-	return gate.Layer{Name: e.String(), Modules: modules, Load: requests(k.Modules), Options: requests(k.Options)}, nil
+	layers := make([]gate.Layer, len(all))
+	for i, e := range all {
+		modules, err := e.Modules(ctx, trusted)
+		if err != nil {
+			return nil, err
+		}
+		k := e.Manifest.Kernel
+		layers[i] = gate.Layer{Name: e.String(), Modules: modules, Load: requests(k.Modules), Options: requests(k.Options)}
+	}
+	return layers, nil
 }
 
 // indexable returns the modules that belong into the index.

@@ -21,7 +21,6 @@ import (
 	"github.com/kilnhq/kiln/imager/cache"
 	"github.com/kilnhq/kiln/imager/extent"
 	"github.com/kilnhq/kiln/imager/gpt"
-	"github.com/kilnhq/kiln/kernel/gate"
 	"github.com/kilnhq/kiln/profiles"
 )
 
@@ -77,11 +76,7 @@ func Compose(ctx context.Context, r Request) (*Image, error) {
 		return nil, err
 	}
 	for _, f := range verdict.Findings {
-		level := slog.LevelWarn
-		if f.Severity == gate.Info {
-			level = slog.LevelInfo
-		}
-		r.Log.Log(ctx, level, f.String(), "code", f.Code)
+		r.Log.Log(ctx, f.Severity.Level(), f.String(), "code", f.Code)
 	}
 	stack, err := stackLayers(ctx, r, verdict.modules)
 	if err != nil {

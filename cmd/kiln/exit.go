@@ -12,6 +12,7 @@ import (
 	"github.com/kilnhq/kiln/internal/strictyaml"
 	"github.com/kilnhq/kiln/kernel"
 	"github.com/kilnhq/kiln/kernel/deb"
+	"github.com/kilnhq/kiln/kernel/kit"
 	"github.com/kilnhq/kiln/kernel/module"
 	"github.com/kilnhq/kiln/kernel/sign"
 	"github.com/kilnhq/kiln/profiles"
@@ -54,16 +55,16 @@ func exitCode(ctx context.Context, err error) int {
 	}
 	var usage usageError
 	var yaml *strictyaml.Error
-	if errors.As(err, &usage) || errors.As(err, &yaml) || is(err, profiles.ErrUnknown, profiles.ErrInvalid) {
+	if errors.As(err, &usage) || errors.As(err, &yaml) || is(err, profiles.ErrUnknown, profiles.ErrInvalid, sign.ErrKey) {
 		return exitUsage
 	}
-	if is(err, imager.ErrOutput, syscall.ENOSPC, syscall.EDQUOT, syscall.EROFS) {
+	if is(err, imager.ErrOutput, fs.ErrExist, syscall.ENOSPC, syscall.EDQUOT, syscall.EROFS) {
 		return exitOutput
 	}
 	if is(err, imager.ErrRefused, base.ErrFormat, base.ErrPart, base.ErrRefused, extensions.ErrIncompatible,
 		extensions.ErrFormat, extensions.ErrHostile, extensions.ErrManifest, deb.ErrFormat, deb.ErrTruncated, deb.ErrLimit,
 		kernel.ErrNoKernel, kernel.ErrNoModules, kernel.ErrTwo, kernel.ErrRelease, kernel.ErrArch, kernel.ErrFormat, module.ErrFormat,
-		sign.ErrFormat, sign.ErrKey) {
+		sign.ErrFormat, sign.ErrSignature, sign.ErrSigner, kit.ErrFormat, kit.ErrRefused, kit.ErrBuild) {
 		return exitRefused
 	}
 	if is(err, fs.ErrNotExist, rootfs.ErrNoPackage) {

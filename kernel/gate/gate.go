@@ -16,6 +16,7 @@ package gate
 import (
 	"cmp"
 	"fmt"
+	"log/slog"
 	"slices"
 	"strings"
 )
@@ -29,6 +30,17 @@ const (
 	Warning Severity = "warning" // it may work, or work only in part
 	Info    Severity = "info"    // it works, but there is something to know
 )
+
+// Level returns the level at which to log a finding.
+func (s Severity) Level() slog.Level {
+	switch s {
+	case Info:
+		return slog.LevelInfo
+	case Warning:
+		return slog.LevelWarn
+	}
+	return slog.LevelError
+}
 
 // Code identifies a kind of finding. Codes do not change from version to
 // version.

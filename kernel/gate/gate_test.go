@@ -123,7 +123,7 @@ func TestFindings(t *testing.T) {
 		},
 		{
 			name: "module not in the base", layers: one(goodModule("zfs", imports(module.Import{Name: "tunnel_open", CRC: 0x55555555}))),
-			want: []string{"depends error extension zfs@sha256:1f: " + modules + "extra/zfs.ko: needs module udp_tunnel, for tunnel_open, which is neither in the base nor in an extension; add it: 'kiln extension build --module udp_tunnel'"},
+			want: []string{"depends error extension zfs@sha256:1f: " + modules + "extra/zfs.ko: needs module udp_tunnel, for tunnel_open, which is neither in the base nor in an extension; add it: 'kiln extension build --kernel PACKAGE' takes it from the kernel's package, --module udp_tunnel by itself"},
 		},
 		{
 			name: "changed CRC", layers: one(goodModule("zfs", imports(module.Import{Name: "kobject_put", CRC: 7}))),

@@ -66,7 +66,8 @@ func compressed(data []byte) Compressed {
 	return Compressed{}
 }
 
-// suffixes of compressed module files, and the kernel option for each.
+// formats are the suffixes of compressed module files, and the kernel's option
+// for each: it is built with one of them.
 var formats = map[string]struct{ suffix, option string }{
 	"gzip": {".gz", "MODULE_COMPRESS_GZIP"},
 	"xz":   {".xz", "MODULE_COMPRESS_XZ"},
@@ -82,10 +83,9 @@ func (c *checker) compression(m *placed) {
 		ext = ""
 	}
 	can := "the kernel decompresses none"
-	for f, d := range formats {
-		if c.system.Config.Yes("MODULE_DECOMPRESS") && c.system.Config.Yes(d.option) {
-			can = "the kernel decompresses only " + f
-		}
+	known := c.system.Config.ModuleCompression()
+	if known != "" {
+		can = "the kernel decompresses only " + known
 	}
 	switch {
 	case formats[format].suffix != ext:
@@ -94,7 +94,7 @@ func (c *checker) compression(m *placed) {
 			what = "compressed with " + format
 		}
 		c.bad(m, Compression, what, "the name says otherwise", fmt.Sprintf("rename it to %s%s", module.TrimCompression(path.Base(m.Path)), formats[format].suffix))
-	case format != "" && !(c.system.Config.Yes("MODULE_DECOMPRESS") && c.system.Config.Yes(formats[format].option)):
+	case format != "" && format != known:
 		c.bad(m, Compression, "compressed with "+format, can, "store it uncompressed")
 	case format == "xz" && m.Compression.Check != xzNone && m.Compression.Check != xzCRC32:
 		c.bad(m, Compression, fmt.Sprintf("compressed with xz and checksum %d", m.Compression.Check), "the kernel knows only CRC32", "compress it with 'xz --check=crc32'")

@@ -69,7 +69,7 @@ func (c *checker) symbols(m *placed) {
 	for _, name := range sortedKeys(absent) {
 		list := absent[name]
 		c.bad(m, Depends, fmt.Sprintf("needs module %s, for %s", name, some(list)), "which is neither in the base nor in an extension",
-			"add it: 'kiln extension build --module "+name+"' with the kernel's package", list...)
+			"add it: 'kiln extension build --kernel PACKAGE' takes it from the kernel's package, --module "+name+" by itself", list...)
 	}
 	if list := missing.symbols; len(list) > 0 {
 		c.bad(m, SymbolMissing, "needs "+plural(len(list), "symbol", "symbols")+" "+some(list), "which neither the kernel nor any module exports",

@@ -6,6 +6,8 @@ import (
 	"fmt"
 	"strconv"
 	"strings"
+
+	"github.com/kilnhq/kiln/kernel/module"
 )
 
 // ErrSymvers is wrapped by the errors for a file that is not a Module.symvers.
@@ -54,6 +56,22 @@ func ParseSymvers(data []byte) (map[string]Symbol, error) {
 		symbols[fields[1]] = s
 	}
 	return symbols, nil
+}
+
+// Symvers returns what the modules export as a Module.symvers, with which other
+// modules can be built that use it.
+func Symvers(modules []*module.Info) []byte {
+	var b bytes.Buffer
+	for _, m := range modules {
+		for _, e := range m.Exports {
+			kind := "EXPORT_SYMBOL"
+			if e.GPL {
+				kind += "_GPL"
+			}
+			fmt.Fprintf(&b, "0x%08x\t%s\t%s\t%s\t%s\n", e.CRC, e.Name, m.Name, kind, e.Namespace)
+		}
+	}
+	return b.Bytes()
 }
 
 // systemMapExports returns the names of the symbols that the kernel itself

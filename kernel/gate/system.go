@@ -127,3 +127,14 @@ func ParseConfig(data []byte) Config {
 
 // Yes reports whether an option is built in.
 func (c Config) Yes(name string) bool { return c[name] == "y" }
+
+// ModuleCompression returns the format in which the kernel takes compressed
+// modules: "gzip", "xz", "zstd", or "" if it takes none.
+func (c Config) ModuleCompression() string {
+	for _, format := range []string{"zstd", "xz", "gzip"} {
+		if c.Yes("MODULE_DECOMPRESS") && c.Yes(formats[format].option) {
+			return format
+		}
+	}
+	return ""
+}
