@@ -1,5 +1,6 @@
 #!/bin/bash
-# Download the Debian packages that a base is made of. Usage: fetch.sh DIR [FLAVOUR]
+# Download the Debian packages that a base and its kernel kit are made of, and some
+# sources of modules for tests. Usage: fetch.sh DIR [FLAVOUR]
 #
 # FLAVOUR is that of the kernel: cloud, if none is given, or generic. ARCH in the
 # environment is the architecture, if it is not this machine's: amd64, arm64.
@@ -18,10 +19,16 @@ flavour=${2-cloud}
 arch=${ARCH:-$(dpkg --print-architecture)}
 series=6.12 # of the kernel
 
-# systemd-boot and its stub, from this release if the machine's has an older one:
-# 257 is the first to boot images with several profiles and to count boots.
-efi_release=trixie
+# What the machine's release has only older versions of comes from this one, whose
+# kernel is of the series.
+next_release=trixie
+
+# systemd-boot and its stub: 257 is the first to boot images with several profiles
+# and to count boots.
 efi_version=257
+
+# Sources of modules, and the first versions of them that build for the series.
+dkms=(v4l2loopback-dkms=0.13.2 rapiddisk-dkms=9.2.0 vpoll-dkms=0.1.1)
 
 [[ $flavour == cloud || $flavour == generic ]] || {
 	echo "fetch: kernel flavour $flavour, want cloud or generic" >&2
@@ -85,24 +92,44 @@ kernel() {
 	return 1
 }
 
+# at_least PACKAGE VERSION sets from to the private APT that has the package in that
+# version: that of the machine's release, if it has.
+at_least() {
+	from=$work/apt
+	dpkg --compare-versions "$(candidate "$from" "$1")" lt "$2" || return 0
+	if [[ ! -e $work/next/apt.conf ]]; then
+		private_apt "$work/next" "$arch" deb $next_release || true
+	fi
+	if [[ -n $(candidate "$work/next" "$1") ]]; then
+		from=$work/next
+	else
+		say "$next_release is not to be had from the machine's mirror: $1 is '$(candidate "$from" "$1")' instead of $2"
+	fi
+}
+
 private_apt "$work/apt" "$arch" deb
-package=$(kernel "$work/apt") # and its headers, for Module.symvers
-packages=("$package" "linux-headers-${package#linux-image-}" ca-certificates musl)
+package=$(kernel "$work/apt") # and its headers, for Module.symvers and the kernel kit
+headers=linux-headers-${package#linux-image-}
+packages=("$package" "$headers" ca-certificates musl)
 [[ $arch != amd64 ]] || packages+=(grub-pc-bin)
-for package in "${packages[@]}"; do
+mapfile -t shared < <(APT_CONFIG=$work/apt/apt.conf apt-cache depends --no-recommends --no-suggests "$headers" |
+	sed -n 's/^ *Depends: \(linux-headers-[^ ]*-common\|linux-kbuild-[^ ]*\)$/\1/p')
+for package in "${packages[@]}" "${shared[@]}"; do
+	if [[ $package == linux-kbuild-* ]] && [[ $arch != "$(dpkg --print-architecture)" ]]; then
+		# Its programs run here, whatever they build for.
+		private_apt "$work/host" "$(dpkg --print-architecture)" deb
+		arch=$(dpkg --print-architecture) download "$work/host" "$package"
+		continue
+	fi
 	download "$work/apt" "$package"
 done
 
-efi=systemd-boot-efi
-from=$work/apt
-if dpkg --compare-versions "$(candidate "$from" $efi)" lt $efi_version; then
-	if private_apt "$work/efi" "$arch" deb $efi_release && [[ -n $(candidate "$work/efi" $efi) ]]; then
-		from=$work/efi
-	else
-		say "$efi_release is not to be had from the machine's mirror: $efi is $(candidate "$from" $efi) instead of $efi_version"
-	fi
-fi
-download "$from" $efi
+at_least systemd-boot-efi $efi_version
+download "$from" systemd-boot-efi
+for want in "${dkms[@]}"; do
+	at_least "${want%=*}" "${want#*=}"
+	download "$from" "${want%=*}" || say "tests that build ${want%=*} will fail"
+done
 
 # What an earlier run has left is an older version now, or no longer asked for.
 if [[ -e $done_file ]]; then

@@ -92,7 +92,18 @@ run_script() {
 	"./$script" "$@"
 }
 case $1 in
-pre) run_script $PRE_BUILD ;;
+pre)
+	# The conditions that Parse leaves open are decided by now.
+	[[ -z $BUILD_EXCLUSIVE_KERNEL || $kernelver =~ $BUILD_EXCLUSIVE_KERNEL ]] || {
+		echo "dkms.conf is for BUILD_EXCLUSIVE_KERNEL \"$BUILD_EXCLUSIVE_KERNEL\", this is $kernelver" >&2
+		exit 1
+	}
+	[[ -z $BUILD_EXCLUSIVE_ARCH || $arch =~ $BUILD_EXCLUSIVE_ARCH ]] || {
+		echo "dkms.conf is for BUILD_EXCLUSIVE_ARCH \"$BUILD_EXCLUSIVE_ARCH\", this is $arch" >&2
+		exit 1
+	}
+	run_script $PRE_BUILD
+	;;
 post) run_script $POST_BUILD ;;
 make)
 	command=${MAKE[0]:-make -C $kernel_source_dir M=$dkms_tree/$module/$module_version/build modules}
