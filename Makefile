@@ -16,6 +16,8 @@ OUT := out
 DEBS := $(OUT)/debs
 KILN := bin/kiln
 BASE := $(OUT)/base
+BASE_GENERIC := $(OUT)/base-generic
+KIT := $(OUT)/kit
 EXTENSION := $(OUT)/wireguard
 IMAGE := $(OUT)/kiln-metal-$(ARCH).raw
 IMAGE_4K := $(OUT)/kiln-metal-4k-$(ARCH).raw
@@ -55,20 +57,32 @@ build: ## build bin/kiln
 
 # --- Images
 
+# $(call build_base,FLAVOUR,DIR)
+define build_base
+	@inputs=$$(sha256sum $(KILN) rootfs/recipe.yaml $(OUT)/userland.stamp $(OUT)/grub/core.img go.mod go.sum \
+		$$(find cmd/init machine -name '*.go' | sort) && ls $(DEBS) && echo $(1) $(ARCH)); \
+	if [[ -e $(2)/index.json && $$inputs == "$$(cat $(2).inputs 2>/dev/null)" ]]; then exit 0; fi; \
+	$(KILN) base build --recipe rootfs/recipe.yaml --kernel $(kernel_$(1)) --packages $(DEBS) --tree $(OUT) \
+		--grub-core $(OUT)/grub/core.img --output $(2); \
+	echo "$$inputs" >$(2).inputs
+endef
+
 .PHONY: base
 base: build fetch userland $(OUT)/grub/core.img ## build the base: kernel, root file system, boot loaders
-	@inputs=$$(sha256sum $(KILN) rootfs/recipe.yaml $(OUT)/userland.stamp $(OUT)/grub/core.img go.mod go.sum \
-		$$(find cmd/init machine -name '*.go' | sort) && ls $(DEBS) && echo $(FLAVOUR) $(ARCH)); \
-	if [[ -e $(BASE)/index.json && $$inputs == "$$(cat $(BASE).inputs 2>/dev/null)" ]]; then exit 0; fi; \
-	$(KILN) base build --recipe rootfs/recipe.yaml --kernel $(kernel) --packages $(DEBS) --tree $(OUT) \
-		--grub-core $(OUT)/grub/core.img --output $(BASE); \
-	echo "$$inputs" >$(BASE).inputs
+	$(call build_base,$(FLAVOUR),$(BASE))
 
 .PHONY: extension
 extension: base ## build the demonstration extension, with the module wireguard
 	@$(KILN) extension build --name wireguard --version $$(sed -E 's/.*linux-image-([0-9.]+).*/\1/' <<<"$(kernel)") \
 		--description 'WireGuard, a network tunnel' --module wireguard \
 		--kernel $(kernel) --base $(BASE) --output $(EXTENSION) >/dev/null
+
+headers = $$(compgen -G '$(DEBS)/linux-headers-*$(if $(filter cloud,$(1)),-cloud)-$(ARCH)_*.deb' | $(if $(filter cloud,$(1)),cat,grep -v -e -cloud-))
+
+.PHONY: kit
+kit: base ## make the kernel kit, with which modules for the base's kernel are built
+	@$(KILN) kernel kit --base $(BASE) --headers $(call headers,$(FLAVOUR)) --headers $$(compgen -G '$(DEBS)/linux-headers-*-common_*.deb') \
+		--headers $$(compgen -G '$(DEBS)/linux-kbuild-*.deb') --output $(KIT)
 
 .PHONY: compose
 compose: extension
@@ -100,7 +114,7 @@ container: base ## build a container image with kiln and the base, with docker
 # What the tests take from the environment, see internal/oracle and test.
 test_env = KILN_REQUIRE_ORACLES=1 KILN_BIN=$(abspath $(KILN)) KILN_BASE=$(abspath $(BASE)) \
 	KILN_EXTENSION=$(abspath $(EXTENSION)) KILN_IMAGE=$(abspath $(IMAGE)) KILN_IMAGE_4K=$(abspath $(IMAGE_4K)) \
-	KILN_TEST_DEBS=$(abspath $(DEBS)) KILN_TEST_KERNELS=$(abspath $(OUT)/kernels/cloud):$(abspath $(OUT)/kernels/generic)
+	KILN_BASE_GENERIC=$(abspath $(BASE_GENERIC)) KILN_TEST_DEBS=$(abspath $(DEBS)) KILN_TEST_KERNELS=$(abspath $(OUT)/kernels/cloud):$(abspath $(OUT)/kernels/generic)
 
 .PHONY: fixtures
 fixtures: compose image-4k
@@ -110,6 +124,7 @@ fixtures: compose image-4k
 		if [[ $$(cat $$dir.unpacked 2>/dev/null) == "$$deb" ]]; then continue; fi; \
 		rm -rf $$dir && mkdir -p $$dir && dpkg-deb -x "$$deb" $$dir && echo "$$deb" >$$dir.unpacked; \
 	done
+	$(call build_base,generic,$(BASE_GENERIC))
 
 .PHONY: lint
 lint: deps ## check format and correctness of the source

@@ -37,7 +37,7 @@ func enlarge(b *testing.B, path string, size int) {
 		b.Fatal(err)
 	}
 	parts := map[string]extent.Source{}
-	for _, name := range []string{base.Vmlinuz, base.Init, base.RootFS, base.KernelConfig, base.SystemMap, base.ModuleFacts, base.ModulesOrder,
+	for _, name := range []string{base.Vmlinuz, base.Init, base.RootFS, base.KernelConfig, base.SystemMap, base.Symvers, base.Certificates, base.ModuleFacts, base.ModulesOrder,
 		base.ModulesBuiltin, base.BuiltinModinfo, base.Files, base.Stub, base.Loader, base.GrubBoot, base.GrubCore} {
 		p, err := old.Part(name)
 		if errors.Is(err, base.ErrPart) {

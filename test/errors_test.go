@@ -18,6 +18,7 @@ import (
 	"github.com/kilnhq/kiln/internal/oracle"
 	"github.com/kilnhq/kiln/kernel/module"
 	"github.com/kilnhq/kiln/kernel/module/moduletest"
+	"github.com/kilnhq/kiln/kernel/sign"
 )
 
 // Exit codes, as documented.
@@ -150,8 +151,19 @@ func (b *bench) extensionWith(t *testing.T, path string, data []byte) string {
 	return dir
 }
 
+// signedBy signs a module.
+func signedBy(t *testing.T, s *sign.Signer, data []byte) []byte {
+	t.Helper()
+	data, err := s.Sign(data)
+	if err != nil {
+		t.Fatal(err)
+	}
+	return data
+}
+
 func TestRefusedModules(t *testing.T) {
 	b := newBench(t)
+	foreign := signer(t, "foreign")
 	release, _ := expect(t)
 	ko := func(change func(*module.Info)) []byte {
 		info := &module.Info{
@@ -171,15 +183,35 @@ func TestRefusedModules(t *testing.T) {
 		},
 		"wrong directory": {
 			"6.1.0/extra/foo.ko", ko(func(*module.Info) {}),
-			[]string{"in the directory of kernel 6.1.0, the base has " + release, "move it to usr/lib/modules/" + release},
+			[]string{"6.1.0/extra/foo.ko: not below usr/lib/modules/" + release, "move it to usr/lib/modules/" + release + "/updates/foo.ko"},
 		},
 		"another architecture": {
 			release + "/extra/foo.ko", ko(func(i *module.Info) { i.Machine = elf.EM_AARCH64 }),
 			[]string{"foo.ko: built for arm64, the base is for amd64"},
 		},
 		"missing module": {
-			release + "/extra/foo.ko", ko(func(i *module.Info) { i.Depends = []string{"bar"} }),
-			[]string{"foo.ko: needs module bar, which is neither in the base nor in an extension"},
+			release + "/extra/foo.ko", ko(func(i *module.Info) { i.Imports = module.Imports{{Name: "udp_sock_create4", CRC: 1}} }),
+			[]string{"foo.ko: needs module udp_tunnel, for udp_sock_create4, which is neither in the base nor in an extension", "[depends]"},
+		},
+		"missing symbol": {
+			release + "/extra/foo.ko", ko(func(i *module.Info) { i.Imports = module.Imports{{Name: "no_such_symbol", CRC: 1}} }),
+			[]string{"foo.ko: needs symbol no_such_symbol, which neither the kernel nor any module exports", "[symbol-missing]"},
+		},
+		"changed CRC": {
+			release + "/extra/foo.ko", ko(func(i *module.Info) { i.Imports = module.Imports{{Name: "_printk", CRC: 1}} }),
+			[]string{"foo.ko: built against another version of _printk, the base's kernel has different CRCs", "[symbol-version]"},
+		},
+		"missing firmware": {
+			release + "/extra/foo.ko", ko(func(i *module.Info) { i.Firmware = []string{"foo.bin"} }),
+			[]string{"foo.ko: may ask for firmware foo.bin, neither the base nor an extension has any of it", "[firmware]"},
+		},
+		"bad signature": {
+			release + "/extra/foo.ko", signedBy(t, foreign, ko(func(*module.Info) {})),
+			[]string{"foo.ko: signed by foreign", "the kernel refuses it: module.sig_enforce=1", "[signature-unknown]"},
+		},
+		"no signature": {
+			release + "/extra/foo.ko", ko(func(*module.Info) {}),
+			[]string{"foo.ko: not signed", "the kernel refuses it: module.sig_enforce=1", "[signature-missing]"},
 		},
 		"no module": {
 			release + "/extra/foo.ko", []byte("#!/bin/sh\n"),
@@ -191,7 +223,7 @@ func TestRefusedModules(t *testing.T) {
 		},
 	} {
 		t.Run(what, func(t *testing.T) {
-			b.fails(t, refused, tt.want, b.build("--extension", b.extensionWith(t, tt.path, tt.data))...)
+			b.fails(t, refused, tt.want, b.build("--kernel-arg", "module.sig_enforce=1", "--extension", b.extensionWith(t, tt.path, tt.data))...)
 		})
 	}
 }

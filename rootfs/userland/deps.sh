@@ -3,10 +3,11 @@
 # far as they are missing. Usage: deps.sh
 set -euo pipefail
 
-build=(dpkg-dev file gcc grub-common libc6-dev linux-libc-dev make musl-tools xz-utils)
+# libelf1 and patch are for building kernel modules.
+build=(dpkg-dev file gcc grub-common libc6-dev libelf1 linux-libc-dev make musl-tools patch xz-utils)
 # What judges images, and what runs them.
 judge=(attr binutils cpio dosfstools e2fsprogs fdisk gdisk grub-pc-bin kmod libcap2-bin
-	mtools parted sbsigntool squashfs-tools strace util-linux xorriso zstd)
+	mtools openssl parted sbsigntool squashfs-tools strace util-linux xorriso zstd)
 run=(ovmf qemu-system-x86)
 
 die() {
