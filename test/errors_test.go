@@ -190,8 +190,8 @@ func TestRefusedModules(t *testing.T) {
 			[]string{"foo.ko: built for arm64, the base is for amd64"},
 		},
 		"missing module": {
-			release + "/extra/foo.ko", ko(func(i *module.Info) { i.Imports = module.Imports{{Name: "udp_sock_create4", CRC: 1}} }),
-			[]string{"foo.ko: needs module udp_tunnel, for udp_sock_create4, which is neither in the base nor in an extension", "[depends]"},
+			release + "/extra/foo.ko", ko(func(i *module.Info) { i.Imports = module.Imports{{Name: "cifs_arc4_setkey", CRC: 1}} }),
+			[]string{"foo.ko: needs module cifs_arc4, for cifs_arc4_setkey, which is neither in the base nor in an extension", "[depends]"},
 		},
 		"missing symbol": {
 			release + "/extra/foo.ko", ko(func(i *module.Info) { i.Imports = module.Imports{{Name: "no_such_symbol", CRC: 1}} }),
