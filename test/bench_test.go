@@ -4,10 +4,13 @@ package test
 
 import (
 	"errors"
+	"io/fs"
 	"math/rand/v2"
 	"os"
 	"os/exec"
 	"path/filepath"
+	"slices"
+	"strings"
 	"syscall"
 	"testing"
 	"time"
@@ -27,6 +30,7 @@ const (
 	maxWarm   = 1500 * time.Millisecond
 	maxCold   = 3 * time.Second
 	maxMemory = 200 << 20
+	maxModule = 2 * time.Second // from built modules to an image with them
 )
 
 // enlarge makes the root file system of a base that large: nothing looks into it
@@ -132,5 +136,44 @@ func BenchmarkCompose(b *testing.B) {
 				b.Errorf("%d MiB resident, want at most %d", c.memory>>20, maxMemory>>20)
 			}
 		})
+	}
+}
+
+// BenchmarkModule makes an extension of built modules, then an image with it, as
+// someone does who works on a driver.
+func BenchmarkModule(b *testing.B) {
+	kiln, base, dir := oracle.Artifact(b, "KILN_BIN"), oracle.Artifact(b, "KILN_BASE"), b.TempDir()
+	if os.Getenv("KILN_TEST_KERNELS") == "" {
+		b.Skip("SKIPPED: KILN_TEST_KERNELS is not set")
+	}
+	var modules []string
+	err := filepath.WalkDir(filepath.SplitList(os.Getenv("KILN_TEST_KERNELS"))[0], func(p string, d fs.DirEntry, err error) error {
+		if name, ok := strings.CutSuffix(d.Name(), ".ko.xz"); err == nil && ok && slices.Contains([]string{"btrfs", "nfs", "ntfs3"}, name) {
+			plain := filepath.Join(dir, name+".ko")
+			out, err := exec.Command(oracle.Tool(b, "xz"), "-dc", p).Output()
+			if err == nil {
+				err = os.WriteFile(plain, out, 0o644)
+			}
+			modules = append(modules, "--ko", plain)
+			return err
+		}
+		return err
+	})
+	if err != nil || len(modules) != 6 {
+		b.Fatalf("modules %v, %v", modules, err)
+	}
+	extension, image := filepath.Join(dir, "extension"), filepath.Join(dir, "metal.raw")
+	build := append([]string{"extension", "build", "--progress", "none", "--name", "three", "--version", "1", "--base", base, "--output", extension}, modules...)
+	least := time.Hour
+	for b.Loop() {
+		began := time.Now()
+		run(b, kiln, build...)
+		run(b, kiln, "build", "metal", "--progress", "none", "--base", base, "--extension", extension, "--cache", filepath.Join(dir, "cache"), "--output", image)
+		least = min(least, time.Since(began))
+	}
+	b.ReportMetric(0, "ns/op")
+	b.ReportMetric(least.Seconds(), "s")
+	if least > maxModule {
+		b.Errorf("%v from modules to an image, want at most %v", least, maxModule)
 	}
 }
