@@ -84,14 +84,15 @@ func partitions(r Request, machine arch.Arch, id identity, a *assets) ([]partiti
 	return parts, nil
 }
 
-// fitDisk gives EPHEMERAL, the last partition, what is left of a disk of a
-// given size.
+// fitDisk gives EPHEMERAL, the last partition, what is left of a disk whose size
+// is given, or has to be a multiple of something.
 func fitDisk(p *profiles.Profile, parts []partition) error {
-	if p.Disk.Size == 0 {
-		return nil
-	}
 	need := diskSize(parts)
-	if need > int64(p.Disk.Size) {
+	size := int64(p.Disk.Size)
+	if size == 0 {
+		size = extent.Align(need, int64(max(p.Disk.Multiple, profiles.MiB)))
+	}
+	if need > size {
 		var list string
 		for _, part := range parts {
 			list += fmt.Sprintf(" %s %d MiB,", part.label, part.size/mib)
@@ -100,7 +101,7 @@ func fitDisk(p *profiles.Profile, parts []partition) error {
 			p.Disk.Size, need/mib, list[1:])
 	}
 	if p.Disk.Partitions.Ephemeral == 0 {
-		parts[len(parts)-1].size += int64(p.Disk.Size) - need
+		parts[len(parts)-1].size += size - need
 	}
 	return nil
 }
@@ -195,10 +196,8 @@ func ext4Options(r Request, id identity, label string, size int64) ext4.Options 
 // assemble gives every partition its place and puts the partition tables
 // around them.
 func assemble(r Request, id identity, parts []partition) (*extent.Map, *gpt.Table, error) {
-	size := diskSize(parts)
-	if s := int64(r.Profile.Disk.Size); s > size {
-		size = s
-	}
+	size := max(diskSize(parts), int64(r.Profile.Disk.Size))
+	size = extent.Align(size, int64(max(r.Profile.Disk.Multiple, profiles.MiB)))
 	table := &gpt.Table{DiskID: id.uuid("disk"), SectorSize: r.Profile.Disk.SectorSize, Size: size}
 	disk := extent.New(size)
 	start := int64(mib)

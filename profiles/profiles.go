@@ -22,17 +22,32 @@ const Version = "v1alpha1"
 
 // Profile says what to build.
 type Profile struct {
-	Version  string `yaml:"version" json:"version"`
-	Name     string `yaml:"name" json:"name"`
-	Platform string `yaml:"platform" json:"platform"` // the node reads it as kiln.platform=
-	Arch     string `yaml:"arch" json:"arch"`         // amd64 or arm64
-	Kernel   Kernel `yaml:"kernel" json:"kernel"`
+	Version string `yaml:"version" json:"version"`
+	// Extends names the profile to start from, a built-in one or a file; what is
+	// said here replaces what that one says.
+	Extends     string `yaml:"extends,omitempty" json:"extends,omitempty"`
+	Name        string `yaml:"name" json:"name"`
+	Description string `yaml:"description" json:"description"` // one line
+	Platform    string `yaml:"platform" json:"platform"`       // the node reads it as kiln.platform=
+	Arch        string `yaml:"arch" json:"arch"`               // amd64 or arm64
+	Kernel      Kernel `yaml:"kernel" json:"kernel"`
 
 	// Devices are what a machine of the platform cannot do without: disks and
 	// network cards. An image without a driver for one of them is refused.
 	Devices []Device `yaml:"devices,omitempty" json:"devices,omitempty"`
 	Disk    Disk     `yaml:"disk" json:"disk"`
 	Output  Output   `yaml:"output" json:"output"`
+
+	// Machine is what the formats that describe a whole virtual machine say of
+	// it: ova, xva.
+	Machine Machine `yaml:"machine" json:"machine"`
+}
+
+// Machine is a virtual machine.
+type Machine struct {
+	CPUs     int    `yaml:"cpus" json:"cpus"`
+	Memory   Size   `yaml:"memory" json:"memory"`
+	Firmware string `yaml:"firmware" json:"firmware"` // bios or uefi
 }
 
 // Device is a device, and how it announces itself to the kernel. Drivers are
@@ -47,9 +62,25 @@ type Device struct {
 type Kernel struct {
 	Args []string `yaml:"args" json:"args"`
 
+	// Append and Remove change the arguments of the profile that this one
+	// extends. Remove names whole arguments, or what is left of their '='. Both
+	// are empty once a profile has been read.
+	Append []string `yaml:"append,omitempty" json:"append,omitempty"`
+	Remove []string `yaml:"remove,omitempty" json:"remove,omitempty"`
+
 	// SignedModules makes the kernel refuse modules that are not signed by a key
 	// it trusts, and kiln images with such modules.
 	SignedModules bool `yaml:"signedModules" json:"signedModules"`
+}
+
+// edit carries out Append and Remove.
+func (k *Kernel) edit() {
+	k.Args = slices.DeleteFunc(slices.Clone(k.Args), func(arg string) bool {
+		key, _, _ := strings.Cut(arg, "=")
+		return slices.Contains(k.Remove, arg) || slices.Contains(k.Remove, key)
+	})
+	k.Args = append(k.Args, k.Append...)
+	k.Append, k.Remove = nil, nil
 }
 
 // CommandLine returns the words of the kernel's command line.
@@ -70,6 +101,9 @@ type Disk struct {
 	// Size is the size of the whole disk; 0 is the smallest the payload allows.
 	// What the other partitions leave goes to EPHEMERAL.
 	Size Size `yaml:"size" json:"size"`
+	// Multiple is what the platform wants the size to be a multiple of; the disk
+	// is made larger to be one.
+	Multiple Size `yaml:"multiple" json:"multiple"`
 	// Partitions are sizes of single partitions.
 	Partitions Partitions `yaml:"partitions" json:"partitions"`
 }
@@ -87,10 +121,21 @@ type Partitions struct {
 // Output is the form in which the disk is written.
 type Output struct {
 	Format string `yaml:"format" json:"format"` // one of Formats
+	// Name is the name of the file, without directories. NAME, ARCH and EXT in
+	// braces stand for the profile, the architecture and the format's suffix.
+	Name string `yaml:"name" json:"name"`
+	// Compression is that of clusters within a qcow2 image: none, zlib, zstd.
+	Compression string `yaml:"compression" json:"compression"`
+	// Level is how hard raw.zst, raw.xz and raw.gz are compressed, 1 to 9; 0 is
+	// the format's default.
+	Level int `yaml:"level" json:"level"`
 }
 
 // Formats lists the output formats.
-func Formats() []string { return []string{"raw", "raw.zst"} }
+func Formats() []string {
+	return []string{"raw", "raw.zst", "raw.gz", "raw.xz", "qcow2", "vmdk", "vmdk-sparse", "vhd", "vhd-dynamic", "vhdx",
+		"ova", "gce", "xva", "containerdisk", "iso", "uki", "pxe", "kernel", "initramfs", "cmdline", "installer"}
+}
 
 // Boot loader choices of Disk.BootLoader.
 const (
@@ -122,32 +167,54 @@ func Names() []string {
 // Load returns the built-in profile of the given name or, if the name ends in
 // .yaml or .yml or has a slash in it, the profile in that file, with defaults
 // filled in and validated.
-func Load(name string) (*Profile, error) {
+func Load(name string) (*Profile, error) { return load(name, []string{name}) }
+
+func load(name string, below []string) (*Profile, error) {
 	if strings.ContainsRune(name, '/') || strings.HasSuffix(name, ".yaml") || strings.HasSuffix(name, ".yml") {
 		data, err := os.ReadFile(name)
 		if err != nil {
 			return nil, fmt.Errorf("profile: %w", err)
 		}
-		return Parse(name, data)
+		return parse(name, data, below)
 	}
 	data, err := builtin.ReadFile(name + ".yaml")
 	if err != nil {
 		return nil, fmt.Errorf("%w %q%s (or give a file, for example ./%s.yaml)", ErrUnknown, name, spelling.Hint(name, Names()), name)
 	}
-	return Parse(name+".yaml", data)
+	return parse(name+".yaml", data, below)
 }
 
 // Parse decodes, completes and validates a profile. name stands for it in
 // errors.
 func Parse(name string, data []byte) (*Profile, error) {
+	return parse(name, data, nil)
+}
+
+// parse is Parse, below the profiles that extend this one.
+func parse(name string, data []byte, below []string) (*Profile, error) {
 	p := &Profile{
-		Arch:   "amd64",
-		Disk:   Disk{BootLoader: Dual, SectorSize: 512, Partitions: Partitions{State: 100 * MiB}},
-		Output: Output{Format: "raw"},
+		Arch:    "amd64",
+		Disk:    Disk{BootLoader: Dual, SectorSize: 512, Multiple: MiB, Partitions: Partitions{State: 100 * MiB}},
+		Output:  Output{Format: "raw", Name: "kiln-{NAME}-{ARCH}.{EXT}", Compression: "zstd"},
+		Machine: Machine{CPUs: 2, Memory: 2 * GiB, Firmware: "uefi"},
 	}
 	if err := strictyaml.Decode(name, data, p); err != nil {
 		return nil, err
 	}
+	if extends := p.Extends; extends != "" {
+		if slices.Contains(below, extends) {
+			return nil, fmt.Errorf("%w: %s: profiles extend each other: %s", ErrInvalid, name, strings.Join(append(below, extends), ", "))
+		}
+		var err error
+		if p, err = load(extends, append(below, extends)); err != nil {
+			return nil, fmt.Errorf("%s: extends: %w", name, err)
+		}
+		p.Description = ""
+		if err := strictyaml.Decode(name, data, p); err != nil {
+			return nil, err
+		}
+	}
+	p.Kernel.edit()
 	if err := p.Validate(); err != nil {
 		return nil, fmt.Errorf("%s: %w", name, err)
 	}
@@ -169,6 +236,17 @@ func (p *Profile) Validate() error {
 	oneOf("arch", p.Arch, "amd64", "arm64")
 	oneOf("disk.bootLoader", p.Disk.BootLoader, Dual, UEFI)
 	oneOf("output.format", p.Output.Format, Formats()...)
+	oneOf("output.compression", p.Output.Compression, "none", "zlib", "zstd")
+	oneOf("machine.firmware", p.Machine.Firmware, "bios", "uefi")
+	if n := p.Output.Name; n == "" || strings.ContainsAny(n, "/\x00\n") || n == "." || n == ".." {
+		bad("output.name %q: want a file name without directories", n)
+	}
+	if l := p.Output.Level; l < 0 || l > 9 {
+		bad("output.level %d: want 1 to 9, or 0 for the default", l)
+	}
+	if m := p.Machine; m.CPUs < 1 || m.CPUs > 1024 || m.Memory < 256*MiB || m.Memory%MiB != 0 {
+		bad("machine: %d CPUs and %s of memory: want at least 1 and 256MiB, whole MiB", m.CPUs, m.Memory)
+	}
 	for what, word := range map[string]string{"name": p.Name, "platform": p.Platform} {
 		if word == "" || strings.ContainsAny(word, " \t\n/\"'") {
 			bad("%s %q: want one word", what, word)
@@ -192,13 +270,16 @@ func (p *Profile) Validate() error {
 		what string
 		size Size
 	}{
-		{"disk.size", p.Disk.Size}, {"disk.partitions.efi", p.Disk.Partitions.EFI}, {"disk.partitions.boot", p.Disk.Partitions.BOOT},
+		{"disk.size", p.Disk.Size}, {"disk.multiple", p.Disk.Multiple}, {"disk.partitions.efi", p.Disk.Partitions.EFI}, {"disk.partitions.boot", p.Disk.Partitions.BOOT},
 		{"disk.partitions.state", p.Disk.Partitions.State}, {"disk.partitions.ephemeral", p.Disk.Partitions.Ephemeral},
 	}
 	for _, s := range sizes {
 		if s.size < 0 || s.size%MiB != 0 {
 			bad("%s %s: want a multiple of 1MiB, to which partitions are aligned", s.what, s.size)
 		}
+	}
+	if m := p.Disk.Multiple; m > 0 && p.Disk.Size%m != 0 {
+		bad("disk.size %s: the platform wants a multiple of %s", p.Disk.Size, m)
 	}
 	slices.SortFunc(errs, func(a, b error) int { return strings.Compare(a.Error(), b.Error()) })
 	return errors.Join(errs...)

@@ -63,7 +63,7 @@ func TestValidate(t *testing.T) {
 		{head + "disk: {sectorSize: 1024}\n", "disk.sectorSize 1024: want 512 or 4096"},
 		{head + "disk: {sectorSize: 4096}\n", "no BIOS boots from 4096-byte sectors; set disk.bootLoader: uefi"},
 		{head + "arch: arm64\n", "arm64 machines have no BIOS"},
-		{head + "output: {format: qcow}\n", `output.format "qcow"; known: raw, raw.zst`},
+		{head + "output: {format: qcow}\n", `output.format "qcow"; did you mean "qcow2"?`},
 		{head + "disk: {size: 12parsecs}\n", `p:4:14: size "12parsecs": want a whole number with a unit`},
 	} {
 		_, err := Parse("p", []byte(tt.in))
