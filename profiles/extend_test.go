@@ -1,0 +1,55 @@
+package profiles
+
+import (
+	"errors"
+	"os"
+	"path/filepath"
+	"slices"
+	"strings"
+	"testing"
+)
+
+func TestExtends(t *testing.T) {
+	dir := t.TempDir()
+	write := func(name, text string) string {
+		file := filepath.Join(dir, name)
+		if err := os.WriteFile(file, []byte(text), 0o600); err != nil {
+			t.Fatal(err)
+		}
+		return file
+	}
+	p, err := Load(write("a.yaml", `
+version: v1alpha1
+extends: metal
+name: a
+kernel: {remove: [quiet, console], append: [console=hvc0]}
+disk: {multiple: 1GiB, partitions: {state: 64MiB}}
+`))
+	if err != nil {
+		t.Fatal(err)
+	}
+	metal, err := Load("metal")
+	if err != nil {
+		t.Fatal(err)
+	}
+	if p.Name != "a" || p.Platform != metal.Platform || p.Description != "" || len(p.Devices) != len(metal.Devices) ||
+		p.Disk.Multiple != GiB || p.Disk.Partitions.State != 64*MiB || p.Disk.BootLoader != Dual {
+		t.Errorf("profile %+v", p)
+	}
+	if want := []string{"panic=10", "console=hvc0"}; !slices.Equal(p.Kernel.Args, want) || p.Kernel.Append != nil || p.Kernel.Remove != nil {
+		t.Errorf("kernel %+v, want the arguments %v", p.Kernel, want)
+	}
+	b, c := filepath.Join(dir, "b.yaml"), filepath.Join(dir, "c.yaml")
+	write("b.yaml", "version: v1alpha1\nextends: "+c+"\nname: b\n")
+	write("c.yaml", "version: v1alpha1\nextends: "+b+"\nname: c\n")
+	if _, err := Load(b); !errors.Is(err, ErrInvalid) || !strings.Contains(err.Error(), "profiles extend each other: "+b+", "+c+", "+b) {
+		t.Errorf("circle: %v", err)
+	}
+	if _, err := Load(write("d.yaml", "version: v1alpha1\nextends: metall\nname: d\n")); !errors.Is(err, ErrUnknown) || !strings.Contains(err.Error(), `did you mean "metal"?`) {
+		t.Errorf("unknown: %v", err)
+	}
+	if _, err := Load(write("e.yaml", "version: v1alpha1\nextends: metal\nname: e\ndisk: {multiple: 1GiB, size: 1536MiB}\n")); !errors.Is(err, ErrInvalid) ||
+		!strings.Contains(err.Error(), "disk.size 1536MiB: the platform wants a multiple of 1GiB") {
+		t.Errorf("multiple: %v", err)
+	}
+}
