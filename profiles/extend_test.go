@@ -53,3 +53,29 @@ disk: {multiple: 1GiB, partitions: {state: 64MiB}}
 		t.Errorf("multiple: %v", err)
 	}
 }
+
+func TestSet(t *testing.T) {
+	p, err := Load("metal")
+	if err != nil {
+		t.Fatal(err)
+	}
+	for _, s := range []string{"disk.size=8GiB", "disk.partitions.state=200MiB", "kernel.append=[a=b, c]", "kernel.remove=[panic]"} {
+		if err := p.Set(s); err != nil {
+			t.Errorf("%s: %v", s, err)
+		}
+	}
+	if p.Disk.Size != 8*GiB || p.Disk.Partitions.State != 200*MiB || !slices.Contains(p.Kernel.Args, "a=b") || slices.Contains(p.Kernel.Args, "panic=10") {
+		t.Errorf("profile %+v", p)
+	}
+	for in, want := range map[string]string{
+		"disk.size":            `--set "disk.size", want KEY=VALUE`,
+		"disk.sise=8GiB":       `unknown key "sise" in disk; did you mean "size"?`,
+		"disk.size=8GB}, x: {": "--set disk.size=8GB}, x: {:1:",
+		"../x=1":               `--set "../x=1", want KEY=VALUE`,
+		"disk=large":           "want a mapping",
+	} {
+		if err := p.Set(in); err == nil || !strings.Contains(err.Error(), want) {
+			t.Errorf("%s: %v, want %s", in, err, want)
+		}
+	}
+}

@@ -26,6 +26,7 @@ type buildFlags struct {
 	output     string
 	cache      string
 	certs      []string
+	set        []string
 	strict     bool
 }
 
@@ -35,7 +36,7 @@ func newBuild(g *globals) *cobra.Command {
 		Use:   "build PROFILE",
 		Short: "Compose an image from a profile, a base and system extensions",
 		Long: `Compose a bootable image. PROFILE is a built-in profile (` + strings.Join(profiles.Names(), ", ") + `)
-or a YAML file. Composing needs no privilege, no network and no other program,
+a YAML file, or - for standard input. Composing needs no privilege, no network and no other program,
 and the same inputs always give the same bytes.`,
 		Example: `  kiln build metal --base base --output metal.raw
   kiln build metal --base base --extension wireguard.oci --kernel-arg quiet --output metal.raw
@@ -58,6 +59,7 @@ and the same inputs always give the same bytes.`,
 	c.Flags().StringVar(&f.format, "format", "", "output format, instead of the profile's or the file name's: "+strings.Join(profiles.Formats(), ", "))
 	c.Flags().StringVar(&f.size, "size", "", "size of the disk, instead of the profile's, for example 8GiB")
 	c.Flags().StringVarP(&f.output, "output", "o", "", "file to write; - is standard output (default kiln-PROFILE-ARCH.FORMAT)")
+	c.Flags().StringArrayVar(&f.set, "set", nil, setUsage)
 	c.Flags().StringArrayVar(&f.certs, "module-certificate", nil, moduleCertificateUsage)
 	c.Flags().BoolVar(&f.strict, "strict", false, "refuse what 'kiln extension check' warns of")
 	c.Flags().StringVar(&f.cache, "cache", "", "directory of the cache of compressed layers (default: kiln in the user's cache directory)")
@@ -117,7 +119,7 @@ func build(ctx context.Context, c *cobra.Command, r *progress.Reporter, name str
 
 // profile loads the profile and lays the flags over it.
 func profile(name string, f buildFlags) (*profiles.Profile, error) {
-	p, err := profiles.Load(name)
+	p, err := loadProfile(name, f.set)
 	if err != nil {
 		return nil, err
 	}
