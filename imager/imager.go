@@ -50,7 +50,9 @@ type Image struct {
 	Disk  *extent.Map
 	Table *gpt.Table
 
-	base *base.Base
+	request Request
+	id      identity
+	assets  *assets
 }
 
 // Compose makes the disk image of a request. It reads what it must check, and
@@ -94,12 +96,14 @@ func Compose(ctx context.Context, r Request) (*Image, error) {
 	if err != nil {
 		return nil, err
 	}
-	return &Image{Disk: disk, Table: table, base: r.Base}, nil
+	return &Image{Disk: disk, Table: table, request: r, id: id, assets: assets}, nil
 }
 
 // identity is the namespace from which all identifiers of an image derive: a
-// digest of everything the image is a function of.
+// digest of everything the disk is a function of, in whatever form it is written.
 func (r Request) identity() (identity, error) {
+	profile := *r.Profile
+	profile.Output, profile.Machine = profiles.Output{}, profiles.Machine{}
 	in := struct {
 		Profile    *profiles.Profile
 		Base       string
@@ -107,7 +111,7 @@ func (r Request) identity() (identity, error) {
 		KernelArgs []string
 		Version    string
 		Epoch      int64
-	}{Profile: r.Profile, Base: r.Base.Digest, KernelArgs: r.KernelArgs, Version: r.Version, Epoch: r.Epoch}
+	}{Profile: &profile, Base: r.Base.Digest, KernelArgs: r.KernelArgs, Version: r.Version, Epoch: r.Epoch}
 	for _, e := range r.Extensions {
 		in.Extensions = append(in.Extensions, e.Digest)
 	}

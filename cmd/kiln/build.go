@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"os"
+	"path/filepath"
 	"strings"
 
 	"github.com/spf13/cobra"
@@ -21,7 +22,7 @@ type buildFlags struct {
 	extensions []string
 	kernelArgs []string
 	arch       string
-	format     string
+	formats    []string
 	size       string
 	output     string
 	cache      string
@@ -41,6 +42,7 @@ and the same inputs always give the same bytes.`,
 		Example: `  kiln build metal --base base --output metal.raw
   kiln build metal --base base --extension wireguard.oci --kernel-arg quiet --output metal.raw
   kiln build ./my-profile.yaml --base base --output disk.raw.zst
+  kiln build metal --base base --format raw,uki --output images/
   kiln build metal --base base --output - | zstd -dc - >/dev/null`,
 		Args: args(1, "one profile"),
 		RunE: func(c *cobra.Command, args []string) error {
@@ -56,9 +58,9 @@ and the same inputs always give the same bytes.`,
 	c.Flags().StringArrayVar(&f.extensions, "extension", nil, "system extension: a directory, tar or OCI image layout (repeatable; lowest layer first)")
 	c.Flags().StringArrayVar(&f.kernelArgs, "kernel-arg", nil, "kernel argument to append (repeatable)")
 	c.Flags().StringVar(&f.arch, "arch", "", "architecture, instead of the profile's: amd64 or arm64")
-	c.Flags().StringVar(&f.format, "format", "", "output format, instead of the profile's or the file name's: "+strings.Join(profiles.Formats(), ", "))
+	c.Flags().StringSliceVar(&f.formats, "format", nil, "output formats, instead of the profile's or the file name's: "+strings.Join(imager.Formats(), ", "))
 	c.Flags().StringVar(&f.size, "size", "", "size of the disk, instead of the profile's, for example 8GiB")
-	c.Flags().StringVarP(&f.output, "output", "o", "", "file to write; - is standard output (default kiln-PROFILE-ARCH.FORMAT)")
+	c.Flags().StringVarP(&f.output, "output", "o", "", "file or directory to write to; - is standard output (default: the profile's file name)")
 	c.Flags().StringArrayVar(&f.set, "set", nil, setUsage)
 	c.Flags().StringArrayVar(&f.certs, "module-certificate", nil, moduleCertificateUsage)
 	c.Flags().BoolVar(&f.strict, "strict", false, "refuse what 'kiln extension check' warns of")
@@ -99,11 +101,41 @@ func build(ctx context.Context, c *cobra.Command, r *progress.Reporter, name str
 	if err != nil {
 		return err
 	}
-	format, output := p.Output.Format, f.output
-	if output == "" {
-		output = fmt.Sprintf("kiln-%s-%s.%s", p.Name, p.Arch, format)
+	formats := f.formats
+	if len(formats) == 0 {
+		formats = []string{p.Output.Format}
 	}
+	for _, format := range formats {
+		output, err := outputPath(img, f.output, format, len(formats) > 1)
+		if err != nil {
+			return err
+		}
+		if err := write(ctx, c, r, img, format, output); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+// outputPath is where the image goes in a format: into the directory given, or
+// by the name given, if it is the only one.
+func outputPath(img *imager.Image, output, format string, several bool) (string, error) {
+	name, err := img.FileName(format)
+	if err != nil || output == "" {
+		return name, err
+	}
+	if fi, err := os.Stat(output); err == nil && fi.IsDir() || strings.HasSuffix(output, "/") {
+		return filepath.Join(output, name), nil
+	}
+	if several {
+		return "", usageError{fmt.Errorf("--output %s: several formats go into a directory, and it is none", output)}
+	}
+	return output, nil
+}
+
+func write(ctx context.Context, c *cobra.Command, r *progress.Reporter, img *imager.Image, format, output string) error {
 	bar := r.Bar("write "+output, img.Size(format, output != "-"))
+	var err error
 	if output == "-" {
 		err = img.WriteTo(ctx, os.Stdout, format, bar.Add)
 	} else {
@@ -126,13 +158,11 @@ func profile(name string, f buildFlags) (*profiles.Profile, error) {
 	if f.arch != "" {
 		p.Arch = f.arch
 	}
-	switch {
-	case f.format != "":
-		p.Output.Format = f.format
-	case strings.HasSuffix(f.output, ".raw.zst"):
-		p.Output.Format = "raw.zst"
-	case strings.HasSuffix(f.output, ".raw"):
-		p.Output.Format = "raw"
+	if format := imager.FormatOf(f.output); format != "" {
+		p.Output.Format = format
+	}
+	if len(f.formats) > 0 {
+		p.Output.Format = f.formats[0]
 	}
 	if f.size != "" {
 		if p.Disk.Size, err = profiles.ParseSize(f.size); err != nil {

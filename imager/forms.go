@@ -1,0 +1,105 @@
+package imager
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"io"
+	"maps"
+	"slices"
+	"strings"
+
+	"github.com/klauspost/compress/zstd"
+
+	"github.com/kilnhq/kiln/imager/extent"
+	"github.com/kilnhq/kiln/internal/spelling"
+)
+
+// form is one way to write an image. Exactly one of layout and write is set.
+type form struct {
+	suffix string // of the file's name
+
+	// layout gives the whole file as a map, of which nothing has been read: it is
+	// written sparse and in parallel, or streamed.
+	layout func(i *Image) (*extent.Map, error)
+
+	// write writes the file from its start to its end.
+	write func(ctx context.Context, i *Image, w io.Writer, progress func(int64)) error
+}
+
+// forms are the ways to write an image, by the name that profiles have for them.
+func forms() map[string]form {
+	asset := func(suffix string, get func(*assets) extent.Source) form {
+		return form{suffix: suffix, layout: func(i *Image) (*extent.Map, error) { return extent.Concat(1, get(i.assets)) }}
+	}
+	return map[string]form{
+		"raw":       {suffix: "raw", layout: func(i *Image) (*extent.Map, error) { return i.Disk, nil }},
+		"raw.zst":   {suffix: "raw.zst", write: writeZstd},
+		"uki":       asset("efi", func(a *assets) extent.Source { return a.uki }),
+		"kernel":    asset("vmlinuz", func(a *assets) extent.Source { return a.kernel }),
+		"initramfs": asset("initramfs", func(a *assets) extent.Source { return a.initramfs }),
+		"cmdline":   asset("cmdline", func(a *assets) extent.Source { return extent.Bytes([]byte(a.cmdline + "\n")) }),
+	}
+}
+
+// Formats lists the formats that images can be written in, sorted.
+func Formats() []string { return slices.Sorted(maps.Keys(forms())) }
+
+func formOf(format string) (form, error) {
+	f, ok := forms()[format]
+	if !ok {
+		return form{}, refuse("output format %q%s", format, spelling.Hint(format, Formats()))
+	}
+	return f, nil
+}
+
+// FormatOf returns the format that a file's name stands for by its suffix, or "".
+func FormatOf(name string) string {
+	found, longest := "", 0
+	for _, format := range Formats() {
+		if suffix := forms()[format].suffix; strings.HasSuffix(name, "."+suffix) && len(suffix) > longest {
+			found, longest = format, len(suffix)
+		}
+	}
+	return found
+}
+
+// FileName is the name that the profile gives the file of a format.
+func (i *Image) FileName(format string) (string, error) {
+	f, err := formOf(format)
+	if err != nil {
+		return "", err
+	}
+	p := i.request.Profile
+	return strings.NewReplacer("{NAME}", p.Name, "{ARCH}", p.Arch, "{EXT}", f.suffix).Replace(p.Output.Name), nil
+}
+
+// writeZstd compresses the disk. The payload is compressed already, so a fast
+// level finds all there is: the holes. The concurrency is fixed so that the bytes
+// are.
+func writeZstd(ctx context.Context, i *Image, w io.Writer, progress func(int64)) error {
+	z, err := zstd.NewWriter(w, zstd.WithEncoderLevel(zstd.SpeedFastest), zstd.WithEncoderConcurrency(2))
+	if err != nil {
+		return err
+	}
+	_, err = i.Disk.WriteTo(&observer{ctx, z, progress})
+	return errors.Join(err, z.Close())
+}
+
+// observer passes writes on, tells of them, and stops when the context ends.
+type observer struct {
+	ctx      context.Context
+	w        io.Writer
+	progress func(int64)
+}
+
+func (o *observer) Write(p []byte) (int, error) {
+	if err := o.ctx.Err(); err != nil {
+		return 0, err
+	}
+	n, err := o.w.Write(p)
+	o.progress(int64(n))
+	return n, err
+}
+
+var errSeek = fmt.Errorf("%w: this format is written back and forth and cannot be streamed; give a file, or another compression", ErrRefused)
