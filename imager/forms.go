@@ -15,7 +15,8 @@ import (
 	"github.com/kilnhq/kiln/internal/spelling"
 )
 
-// form is one way to write an image. Exactly one of layout and write is set.
+// form is one way to write an image. Exactly one of layout, write and files is
+// set.
 type form struct {
 	suffix string // of the file's name
 
@@ -25,6 +26,9 @@ type form struct {
 
 	// write writes the file from its start to its end.
 	write func(ctx context.Context, i *Image, w io.Writer, progress func(int64)) error
+
+	// files are what goes into a directory, or streamed into a tar archive.
+	files func(i *Image) map[string]extent.Source
 }
 
 // forms are the ways to write an image, by the name that profiles have for them.
@@ -35,6 +39,7 @@ func forms() map[string]form {
 	return map[string]form{
 		"raw":       {suffix: "raw", layout: func(i *Image) (*extent.Map, error) { return i.Disk, nil }},
 		"raw.zst":   {suffix: "raw.zst", write: writeZstd},
+		"pxe":       {suffix: "pxe", files: pxe},
 		"uki":       asset("efi", func(a *assets) extent.Source { return a.uki }),
 		"kernel":    asset("vmlinuz", func(a *assets) extent.Source { return a.kernel }),
 		"initramfs": asset("initramfs", func(a *assets) extent.Source { return a.initramfs }),

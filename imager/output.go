@@ -15,8 +15,8 @@ import (
 // ErrOutput is wrapped by errors of writing an image.
 var ErrOutput = errors.New("cannot write the image")
 
-// WriteFile writes the image in the given format to a file, which is there whole
-// or not at all. progress, which may be nil, is told of every n bytes that are
+// WriteFile writes the image in the given format to a file, or to a directory if
+// the format is several files, which is there whole or not at all. progress, which may be nil, is told of every n bytes that are
 // dealt with.
 //
 // While it writes it checks the base against its digests: a node would refuse
@@ -25,6 +25,15 @@ func (i *Image) WriteFile(ctx context.Context, path, format string, progress fun
 	form, err := formOf(format)
 	if err != nil {
 		return err
+	}
+	if form.files != nil {
+		if err := i.request.Base.Verify(ctx); err != nil {
+			return err
+		}
+		if err := writeTree(ctx, path, form.files(i), progress); err != nil {
+			return fmt.Errorf("%w: %s: %w", ErrOutput, path, err)
+		}
+		return nil
 	}
 	f, err := atomicfile.Create(path, 0o644)
 	if err != nil {
@@ -71,6 +80,11 @@ func (i *Image) WriteTo(ctx context.Context, w io.Writer, format string, progres
 		return err
 	}
 	stream := form.write
+	if form.files != nil {
+		stream = func(ctx context.Context, i *Image, w io.Writer, progress func(int64)) error {
+			return tarTree(&observer{ctx, w, progress}, form.files(i), i.request.Epoch)
+		}
+	}
 	if form.layout != nil {
 		stream = func(ctx context.Context, i *Image, w io.Writer, progress func(int64)) error {
 			m, err := form.layout(i)
@@ -102,6 +116,13 @@ func observe(progress func(int64)) func(int64) {
 // in all.
 func (i *Image) Size(format string, file bool) int64 {
 	form, err := formOf(format)
+	if err == nil && form.files != nil {
+		var n int64
+		for _, src := range form.files(i) {
+			n += src.Size()
+		}
+		return n
+	}
 	if err != nil || form.layout == nil {
 		return i.Disk.Size()
 	}

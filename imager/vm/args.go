@@ -31,6 +31,7 @@ func archs() map[string]arch {
 			AHCI:       {ahci, "ide-hd,bus=ide.0"},
 			NVMe:       {"", "nvme,serial=kiln"},
 			USB:        {"qemu-xhci,id=usb", "usb-storage,bus=usb.0"},
+			CDROM:      {ahci, "ide-cd,bus=ide.0"},
 		}
 	}
 	return map[string]arch{
@@ -80,9 +81,11 @@ func (c Config) arguments(a arch, f files) []string {
 	}
 	args = append(args, a.args...)
 	// With its option ROM the network card would be one more thing to boot from.
-	args = append(args,
-		"-device", "virtio-rng-pci",
-		"-netdev", "user,id=net,restrict=on", "-device", "virtio-net-pci,netdev=net,romfile=")
+	net, card := "user,id=net,restrict=on", "virtio-net-pci,netdev=net,romfile="
+	if c.Netboot != "" {
+		net, card = net+",bootfile=boot.ipxe,tftp="+escape(c.Netboot), "virtio-net-pci,netdev=net,bootindex=0"
+	}
+	args = append(args, "-device", "virtio-rng-pci", "-netdev", net, "-device", card)
 	if c.Firmware == UEFI {
 		args = append(args,
 			"-drive", "if=pflash,unit=0,format=raw,readonly=on,file="+escape(f.code),
@@ -93,9 +96,13 @@ func (c Config) arguments(a arch, f files) []string {
 		if d.controller != "" {
 			args = append(args, "-device", d.controller)
 		}
-		args = append(args,
-			"-drive", c.drive("disk", c.Format, c.Image),
-			"-device", fmt.Sprintf("%s,drive=disk,bootindex=0,logical_block_size=%d,physical_block_size=%[2]d", d.device, c.SectorSize))
+		drive, device := c.drive("disk", c.Format, c.Image), d.device+",drive=disk,bootindex=0"
+		if c.Bus == CDROM {
+			drive += ",readonly=on"
+		} else {
+			device += fmt.Sprintf(",logical_block_size=%d,physical_block_size=%[1]d", c.SectorSize)
+		}
+		args = append(args, "-drive", drive, "-device", device)
 	}
 	for i, name := range c.Disks {
 		id := fmt.Sprintf("extra%d", i)

@@ -35,10 +35,11 @@ const (
 	AHCI       Bus = "ahci"
 	NVMe       Bus = "nvme"
 	USB        Bus = "usb"
+	CDROM      Bus = "cdrom" // which is read only
 )
 
 // Buses lists all buses.
-func Buses() []Bus { return []Bus{VirtioBlk, VirtioSCSI, AHCI, NVMe, USB} }
+func Buses() []Bus { return []Bus{VirtioBlk, VirtioSCSI, AHCI, NVMe, USB, CDROM} }
 
 // Config is a machine.
 type Config struct {
@@ -57,6 +58,10 @@ type Config struct {
 
 	// Kernel, with Initrd and Cmdline, is started without a boot loader.
 	Kernel, Initrd, Cmdline string
+
+	// Netboot is a directory whose boot.ipxe is booted from the network, by the
+	// network card's iPXE and TFTP; "" is none.
+	Netboot string
 
 	Memory int    // in MiB; 0 is 1024
 	Accel  string // accelerator as QEMU names it; "" is tcg
@@ -92,8 +97,8 @@ func (c Config) withDefaults() (Config, arch, error) {
 	}
 	_, busOK := a.disks[c.Bus]
 	switch {
-	case c.Image == "" && c.Kernel == "":
-		return fail("nothing to boot, want an image or a kernel")
+	case c.Image == "" && c.Kernel == "" && c.Netboot == "":
+		return fail("nothing to boot, want an image, a kernel or a directory to boot from the network")
 	case c.Kernel == "" && (c.Initrd != "" || c.Cmdline != ""):
 		return fail("an initramfs or a command line, but no kernel to give it to")
 	case c.Firmware != BIOS && c.Firmware != UEFI:

@@ -70,12 +70,12 @@ func TestConfigRefused(t *testing.T) {
 		c    Config
 		want string
 	}{
-		{Config{}, "nothing to boot, want an image or a kernel"},
+		{Config{}, "nothing to boot, want an image, a kernel or a directory to boot from the network"},
 		{Config{Image: "x", Cmdline: "quiet"}, "an initramfs or a command line, but no kernel to give it to"},
 		{Config{Image: "x", Arch: "riscv64"}, `architecture "riscv64", want amd64 or arm64`},
 		{Config{Image: "x", Firmware: "coreboot"}, `firmware "coreboot", want bios or uefi`},
 		{Config{Image: "x", Firmware: BIOS, Arch: "arm64"}, "arm64 machines have no BIOS, want firmware uefi"},
-		{Config{Image: "x", Bus: "floppy"}, `bus "floppy", want one of [virtio-blk virtio-scsi ahci nvme usb]`},
+		{Config{Image: "x", Bus: "floppy"}, `bus "floppy", want one of [virtio-blk virtio-scsi ahci nvme usb cdrom]`},
 		{Config{Image: "x", SectorSize: 520}, "sectors of 520 bytes, want 512 or 4096"},
 		{Config{Image: "x", SectorSize: 4096, Bus: AHCI}, "sectors of 4096 bytes: QEMU's ahci disks and every BIOS have 512"},
 		{Config{Image: "x", SectorSize: 4096, Firmware: BIOS}, "sectors of 4096 bytes: QEMU's ahci disks and every BIOS have 512"},
