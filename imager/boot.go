@@ -10,6 +10,7 @@ import (
 	"github.com/kilnhq/kiln/imager/extent"
 	"github.com/kilnhq/kiln/imager/grub"
 	"github.com/kilnhq/kiln/imager/uki"
+	"github.com/kilnhq/kiln/machine/layers"
 	"github.com/kilnhq/kiln/rootfs/tree"
 )
 
@@ -27,6 +28,7 @@ type assets struct {
 	initramfs extent.Source
 	cmdline   string // without what a boot loader adds
 	uki       extent.Source
+	layers    []layers.Layer // in the initramfs
 }
 
 func bootAssets(r Request, s *stack) (*assets, error) {
@@ -34,7 +36,7 @@ func bootAssets(r Request, s *stack) (*assets, error) {
 	if err != nil {
 		return nil, err
 	}
-	a := &assets{kernel: kernel.Content}
+	a := &assets{kernel: kernel.Content, layers: s.list.Layers}
 	if a.initramfs, err = s.initramfs(r.Base, r.Epoch); err != nil {
 		return nil, fmt.Errorf("initramfs: %w", err)
 	}

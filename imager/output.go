@@ -2,9 +2,13 @@ package imager
 
 import (
 	"context"
+	"crypto/sha256"
+	"encoding/hex"
 	"errors"
 	"fmt"
 	"io"
+	"os"
+	"path/filepath"
 
 	"golang.org/x/sync/errgroup"
 
@@ -16,43 +20,42 @@ import (
 var ErrOutput = errors.New("cannot write the image")
 
 // WriteFile writes the image in the given format to a file, or to a directory if
-// the format is several files, which is there whole or not at all. progress, which may be nil, is told of every n bytes that are
-// dealt with.
+// the format is several files, which is there whole or not at all. If digest is
+// set the artifact has the digests of its files. progress, which may be nil, is
+// told of every n bytes that are dealt with.
 //
 // While it writes it checks the base against its digests: a node would refuse
 // damaged layers, but firmware may not refuse a damaged kernel.
-func (i *Image) WriteFile(ctx context.Context, path, format string, progress func(n int64)) error {
+func (i *Image) WriteFile(ctx context.Context, path, format string, digest bool, progress func(n int64)) (*Artifact, error) {
 	form, err := formOf(format)
 	if err != nil {
-		return err
+		return nil, err
 	}
+	a := &Artifact{Path: path, Format: format}
 	if form.files != nil {
 		if err := i.request.Base.Verify(ctx); err != nil {
-			return err
+			return nil, err
 		}
-		if err := writeTree(ctx, path, form.files(i), progress); err != nil {
-			return fmt.Errorf("%w: %s: %w", ErrOutput, path, err)
+		files := form.files(i)
+		err := writeTree(ctx, path, files, progress)
+		if err == nil && digest {
+			a.Files, err = sumTree(path, files)
 		}
-		return nil
+		if err != nil {
+			return nil, fmt.Errorf("%w: %s: %w", ErrOutput, path, err)
+		}
+		return a, nil
 	}
 	f, err := atomicfile.Create(path, 0o644)
 	if err != nil {
-		return fmt.Errorf("%w: %w", ErrOutput, err)
+		return nil, fmt.Errorf("%w: %w", ErrOutput, err)
 	}
 	defer f.Close()
+	file := ArtifactFile{Name: filepath.Base(path)}
 	group, gctx := errgroup.WithContext(ctx)
 	group.Go(func() error { return i.request.Base.Verify(gctx) })
 	group.Go(func() error {
-		err := func() error {
-			if form.layout == nil {
-				return form.write(gctx, i, f.File, observe(progress))
-			}
-			m, err := form.layout(i)
-			if err != nil {
-				return err
-			}
-			return extent.WriteSparse(gctx, f.File, m, progress)
-		}()
+		err := i.writeFile(gctx, form, f.File, &file, digest, progress)
 		if err == nil {
 			err = f.Sync()
 		}
@@ -62,12 +65,49 @@ func (i *Image) WriteFile(ctx context.Context, path, format string, progress fun
 		return err
 	})
 	if err := group.Wait(); err != nil {
-		return err
+		return nil, err
 	}
 	if err := f.Commit(); err != nil {
-		return fmt.Errorf("%w: %s: %w", ErrOutput, path, err)
+		return nil, fmt.Errorf("%w: %s: %w", ErrOutput, path, err)
 	}
-	return nil
+	a.Files = []ArtifactFile{file}
+	return a, nil
+}
+
+// writeFile writes to f and digests what it writes.
+func (i *Image) writeFile(ctx context.Context, form form, f *os.File, file *ArtifactFile, digest bool, progress func(int64)) error {
+	if form.layout == nil {
+		if err := form.write(ctx, i, f, observe(progress)); err != nil {
+			return err
+		}
+		// Some formats are written back and forth.
+		size, err := f.Seek(0, io.SeekEnd)
+		if err != nil {
+			return err
+		}
+		file.Size = size
+		if digest {
+			file.SHA256, err = sum(io.NewSectionReader(f, 0, size))
+		}
+		return err
+	}
+	m, err := form.layout(i)
+	if err != nil {
+		return err
+	}
+	file.Size = m.Size()
+	group, ctx := errgroup.WithContext(ctx)
+	group.Go(func() error { return extent.WriteSparse(ctx, f, m, progress) })
+	if !digest {
+		return group.Wait()
+	}
+	group.Go(func() error {
+		h := sha256.New()
+		_, err := m.WriteTo(&observer{ctx, h, func(int64) {}})
+		file.SHA256 = hex.EncodeToString(h.Sum(nil))
+		return err
+	})
+	return group.Wait()
 }
 
 // WriteTo streams the image in the given format, after it has checked the base.

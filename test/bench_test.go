@@ -92,8 +92,8 @@ func measure(b *testing.B, dir string) cost {
 	cp := oracle.Tool(b, "cp")
 	var c cost
 	for range 5 {
-		c.memory = max(c.memory, timed(&c.cold, compose(dir, work), cache, image))
-		c.memory = max(c.memory, timed(&c.warm, compose(dir, work), image))
+		c.memory = max(c.memory, timed(&c.cold, compose(dir, work, "--no-sidecars"), cache, image))
+		c.memory = max(c.memory, timed(&c.warm, compose(dir, work, "--no-sidecars"), image))
 		timed(&c.copy, exec.Command(cp, "--sparse=always", "--reflink=never", image, copied), copied)
 	}
 	return c

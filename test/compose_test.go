@@ -40,10 +40,10 @@ func inputs(t testing.TB) (dir string) {
 
 // compose returns the command that composes an image from the inputs in dir, with
 // everything it writes in work.
-func compose(dir, work string) *exec.Cmd {
-	cmd := exec.Command(filepath.Join(dir, "kiln"), "build", "metal", "--progress", "none",
+func compose(dir, work string, more ...string) *exec.Cmd {
+	cmd := exec.Command(filepath.Join(dir, "kiln"), append([]string{"build", "metal", "--progress", "none",
 		"--base", filepath.Join(dir, "base"), "--extension", filepath.Join(dir, "extension"),
-		"--kernel-arg", "composed=twice", "--output", filepath.Join(work, "metal.raw"), "--cache", filepath.Join(work, "cache"))
+		"--kernel-arg", "composed=twice", "--output", filepath.Join(work, "metal.raw"), "--cache", filepath.Join(work, "cache")}, more...)...)
 	cmd.Dir = work
 	return cmd
 }
@@ -122,6 +122,14 @@ func TestComposeIsPure(t *testing.T) {
 	}
 	if got := digest(t, filepath.Join(other, "metal.raw")); got != want {
 		t.Errorf("composed elsewhere: sha256 %s, want %s", got, want)
+	}
+	for _, suffix := range []string{".json", ".sha256"} {
+		if a, b := read(t, filepath.Join(first, "metal.raw"+suffix)), read(t, filepath.Join(other, "metal.raw"+suffix)); !bytes.Equal(a, b) {
+			t.Errorf("%s is another one elsewhere:\n%s\n%s", suffix, a, b)
+		}
+	}
+	if got := string(read(t, filepath.Join(first, "metal.raw.sha256"))); got != want+"  metal.raw\n" {
+		t.Errorf("metal.raw.sha256 is %q, want the digest %s", got, want)
 	}
 
 	warm := compose(dir, first)
@@ -233,7 +241,7 @@ func TestComposeLeavesNothing(t *testing.T) {
 		}
 		return found
 	}
-	if got := names(work); !slices.Equal(got, []string{"cache", "metal.raw"}) {
+	if got := names(work); !slices.Equal(got, []string{"cache", "metal.raw", "metal.raw.json", "metal.raw.sha256"}) {
 		t.Errorf("the output directory holds %v", got)
 	}
 	if got := names(tmp); len(got) > 0 {

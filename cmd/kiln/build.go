@@ -29,6 +29,7 @@ type buildFlags struct {
 	certs      []string
 	set        []string
 	strict     bool
+	noSidecars bool
 }
 
 func newBuild(g *globals) *cobra.Command {
@@ -38,7 +39,8 @@ func newBuild(g *globals) *cobra.Command {
 		Short: "Compose an image from a profile, a base and system extensions",
 		Long: `Compose a bootable image. PROFILE is a built-in profile (` + strings.Join(profiles.Names(), ", ") + `)
 a YAML file, or - for standard input. Composing needs no privilege, no network and no other program,
-and the same inputs always give the same bytes.`,
+and the same inputs always give the same bytes. Next to each file go its digest,
+FILE.sha256, and a description of all that went into it, FILE.json.`,
 		Example: `  kiln build metal --base base --output metal.raw
   kiln build metal --base base --extension wireguard.oci --kernel-arg quiet --output metal.raw
   kiln build ./my-profile.yaml --base base --output disk.raw.zst
@@ -64,6 +66,7 @@ and the same inputs always give the same bytes.`,
 	c.Flags().StringArrayVar(&f.set, "set", nil, setUsage)
 	c.Flags().StringArrayVar(&f.certs, "module-certificate", nil, moduleCertificateUsage)
 	c.Flags().BoolVar(&f.strict, "strict", false, "refuse what 'kiln extension check' warns of")
+	c.Flags().BoolVar(&f.noSidecars, "no-sidecars", false, "do not write FILE.sha256 and FILE.json")
 	c.Flags().StringVar(&f.cache, "cache", "", "directory of the cache of compressed layers (default: kiln in the user's cache directory)")
 	return c
 }
@@ -110,7 +113,7 @@ func build(ctx context.Context, c *cobra.Command, r *progress.Reporter, name str
 		if err != nil {
 			return err
 		}
-		if err := write(ctx, c, r, img, format, output); err != nil {
+		if err := write(ctx, c, r, img, format, output, !f.noSidecars); err != nil {
 			return err
 		}
 	}
@@ -133,16 +136,19 @@ func outputPath(img *imager.Image, output, format string, several bool) (string,
 	return output, nil
 }
 
-func write(ctx context.Context, c *cobra.Command, r *progress.Reporter, img *imager.Image, format, output string) error {
+func write(ctx context.Context, c *cobra.Command, r *progress.Reporter, img *imager.Image, format, output string, sidecars bool) error {
 	bar := r.Bar("write "+output, img.Size(format, output != "-"))
-	var err error
 	if output == "-" {
-		err = img.WriteTo(ctx, os.Stdout, format, bar.Add)
-	} else {
-		err = img.WriteFile(ctx, output, format, bar.Add)
+		err := img.WriteTo(ctx, os.Stdout, format, bar.Add)
+		bar.Done(err)
+		return err
 	}
+	a, err := img.WriteFile(ctx, output, format, sidecars, bar.Add)
 	bar.Done(err)
-	if err != nil || output == "-" {
+	if err == nil && sidecars {
+		err = img.WriteSidecars(a)
+	}
+	if err != nil {
 		return err
 	}
 	_, err = fmt.Fprintln(c.OutOrStdout(), output)

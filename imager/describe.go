@@ -1,0 +1,136 @@
+package imager
+
+import (
+	"crypto/sha256"
+	"encoding/hex"
+	"encoding/json"
+	"fmt"
+	"io"
+	"maps"
+	"path/filepath"
+	"slices"
+	"strings"
+
+	"github.com/kilnhq/kiln/imager/extent"
+	"github.com/kilnhq/kiln/imager/gpt"
+	"github.com/kilnhq/kiln/internal/atomicfile"
+	"github.com/kilnhq/kiln/machine/layers"
+	"github.com/kilnhq/kiln/profiles"
+)
+
+// Artifact is a file, or a directory of files, that was written.
+type Artifact struct {
+	Path   string
+	Format string
+	Files  []ArtifactFile // one, unless the format is a directory
+}
+
+// ArtifactFile is a file of an artifact.
+type ArtifactFile struct {
+	Name   string `json:"name"` // base name, below the directory's if there is one
+	Size   int64  `json:"size"` // bytes
+	SHA256 string `json:"sha256"`
+}
+
+// description is the content of the .json file next to an artifact.
+type description struct {
+	Version    int               `json:"version"` // of this format: 1
+	Kiln       string            `json:"kiln"`    // version of the tool
+	Format     string            `json:"format"`
+	Files      []ArtifactFile    `json:"files"`
+	Profile    *profiles.Profile `json:"profile"` // after defaults
+	Base       baseFacts         `json:"base"`
+	Extensions []extensionFacts  `json:"extensions"`
+	Cmdline    string            `json:"cmdline"`
+	Layers     []layers.Layer    `json:"layers"` // of the initramfs, lowest first
+	Disk       diskFacts         `json:"disk"`
+}
+
+type baseFacts struct {
+	Digest  string `json:"digest"`
+	Arch    string `json:"arch"`
+	Release string `json:"release"` // of the kernel
+}
+
+type extensionFacts struct {
+	Name    string `json:"name"`
+	Version string `json:"version"`
+	Digest  string `json:"digest"`
+}
+
+type diskFacts struct {
+	Size       int64            `json:"size"`       // bytes
+	SectorSize int64            `json:"sectorSize"` // bytes
+	GUID       string           `json:"guid"`
+	Partitions []partitionFacts `json:"partitions"`
+}
+
+type partitionFacts struct {
+	Number int    `json:"number"` // from 1
+	Label  string `json:"label"`
+	Type   string `json:"type"`
+	GUID   string `json:"guid"`
+	Start  int64  `json:"start"` // bytes
+	Size   int64  `json:"size"`  // bytes
+}
+
+// Describe returns what there is to know of an artifact, as JSON.
+func (i *Image) Describe(a *Artifact) ([]byte, error) {
+	r := i.request
+	d := description{
+		Version: 1, Kiln: r.Version, Format: a.Format, Files: a.Files, Profile: r.Profile,
+		Base:       baseFacts{r.Base.Digest, r.Base.Config.Arch, r.Base.Config.Release},
+		Extensions: []extensionFacts{},
+		Cmdline:    i.assets.cmdline,
+		Layers:     i.assets.layers,
+		Disk:       diskFacts{Size: i.Disk.Size(), SectorSize: i.Table.SectorSize, GUID: i.Table.DiskID.String()},
+	}
+	for _, e := range r.Extensions {
+		m := e.Manifest.Metadata
+		d.Extensions = append(d.Extensions, extensionFacts{m.Name, m.Version, e.Digest})
+	}
+	for n, p := range i.Table.Partitions {
+		d.Disk.Partitions = append(d.Disk.Partitions, partitionFacts{n + 1, p.Name, gpt.TypeName(p.Type), p.ID.String(), p.Start, p.Size})
+	}
+	data, err := json.MarshalIndent(d, "", "  ")
+	return append(data, '\n'), err
+}
+
+// WriteSidecars writes, next to an artifact, its digests for sha256sum(1) and its
+// description: NAME.sha256 and NAME.json.
+func (i *Image) WriteSidecars(a *Artifact) error {
+	var sums strings.Builder
+	for _, f := range a.Files {
+		fmt.Fprintf(&sums, "%s  %s\n", f.SHA256, f.Name)
+	}
+	data, err := i.Describe(a)
+	if err != nil {
+		return err
+	}
+	path := filepath.Clean(a.Path)
+	for suffix, content := range map[string][]byte{".sha256": []byte(sums.String()), ".json": data} {
+		if err := atomicfile.WriteFile(path+suffix, content, 0o644); err != nil {
+			return fmt.Errorf("%w: %w", ErrOutput, err)
+		}
+	}
+	return nil
+}
+
+func sum(r io.Reader) (string, error) {
+	h := sha256.New()
+	_, err := io.Copy(h, r)
+	return hex.EncodeToString(h.Sum(nil)), err
+}
+
+// sumTree digests files that go into a directory.
+func sumTree(dir string, files map[string]extent.Source) ([]ArtifactFile, error) {
+	var out []ArtifactFile
+	for _, name := range slices.Sorted(maps.Keys(files)) {
+		digest, err := sum(extent.Reader(files[name]))
+		if err != nil {
+			return nil, err
+		}
+		out = append(out, ArtifactFile{filepath.Base(dir) + "/" + name, files[name].Size(), digest})
+	}
+	return out, nil
+}
