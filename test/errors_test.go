@@ -117,7 +117,7 @@ func TestUsageErrors(t *testing.T) {
 	b.fails(t, usage, []string{"unknown command"}, "biuld")
 	b.fails(t, usage, []string{"required flag", "kernel"}, "base", "build")
 	b.fails(t, usage, []string{`--size: size "big"`, "for example 100MiB"}, b.build("--size", "big")...)
-	b.fails(t, usage, []string{`output.format "qcow"; known: raw, raw.zst`}, b.build("--format", "qcow")...)
+	b.fails(t, usage, []string{`output.format "qcow"; did you mean "qcow2"`}, b.build("--format", "qcow")...)
 	profile := b.file(t, "p.yaml", []byte("version: v1alpha1\nname: x\nplatform: metal\nkernel:\n  agrs: [quiet]\n"))
 	b.fails(t, usage, []string{profile + `:5:3: unknown key "agrs" in kernel; did you mean "args"?`}, "build", profile, "--base", b.base)
 	recipe := b.file(t, "recipe.yaml", []byte("version: v1alpha1\nname: x\nmodulse: {}\n"))
