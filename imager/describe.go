@@ -1,9 +1,11 @@
 package imager
 
 import (
+	"context"
 	"crypto/sha256"
 	"encoding/hex"
 	"encoding/json"
+	"errors"
 	"fmt"
 	"io"
 	"maps"
@@ -11,11 +13,13 @@ import (
 	"slices"
 	"strings"
 
+	"github.com/kilnhq/kiln/imager/base"
 	"github.com/kilnhq/kiln/imager/extent"
 	"github.com/kilnhq/kiln/imager/gpt"
 	"github.com/kilnhq/kiln/internal/atomicfile"
 	"github.com/kilnhq/kiln/machine/layers"
 	"github.com/kilnhq/kiln/profiles"
+	"github.com/kilnhq/kiln/rootfs/sbom"
 )
 
 // Artifact is a file, or a directory of files, that was written.
@@ -96,9 +100,40 @@ func (i *Image) Describe(a *Artifact) ([]byte, error) {
 	return append(data, '\n'), err
 }
 
-// WriteSidecars writes, next to an artifact, its digests for sha256sum(1) and its
-// description: NAME.sha256 and NAME.json.
-func (i *Image) WriteSidecars(a *Artifact) error {
+// SBOM lists what the image is made of, as an SPDX document: what the base's does,
+// and the extensions with what their programs were built from.
+func (i *Image) SBOM(ctx context.Context) ([]byte, error) {
+	r := i.request
+	doc := &sbom.Document{}
+	part, err := r.Base.Part(base.SBOM)
+	if err == nil {
+		var data []byte
+		if data, err = part.Bytes(maxKernelFile); err == nil {
+			doc, err = sbom.Parse(data)
+		}
+	}
+	if err != nil && !errors.Is(err, base.ErrPart) {
+		return nil, err
+	}
+	for _, e := range r.Extensions {
+		m := e.Manifest.Metadata
+		doc.Packages = append(doc.Packages, sbom.Package{
+			Name: m.Name, Version: m.Version, License: m.License, SHA256: strings.TrimPrefix(e.Digest, "sha256:"), Comment: "system extension",
+		})
+		packages, err := sbom.Scan(ctx, e.RootFS)
+		if err != nil {
+			return nil, fmt.Errorf("extension %s: %w", e, err)
+		}
+		doc.Packages = append(doc.Packages, packages...)
+	}
+	doc.Name = fmt.Sprintf("kiln %s, Linux %s", r.Profile.Name, r.Base.Config.Release)
+	doc.ID, doc.Created, doc.Tool = "image:"+hex.EncodeToString(i.id[:]), r.Epoch, "kiln-"+r.Version
+	return doc.Encode()
+}
+
+// WriteSidecars writes, next to an artifact, its digests for sha256sum(1), its
+// description and its SBOM: NAME.sha256, NAME.json and NAME.spdx.json.
+func (i *Image) WriteSidecars(ctx context.Context, a *Artifact) error {
 	var sums strings.Builder
 	for _, f := range a.Files {
 		fmt.Fprintf(&sums, "%s  %s\n", f.SHA256, f.Name)
@@ -107,8 +142,12 @@ func (i *Image) WriteSidecars(a *Artifact) error {
 	if err != nil {
 		return err
 	}
+	list, err := i.SBOM(ctx)
+	if err != nil {
+		return err
+	}
 	path := filepath.Clean(a.Path)
-	for suffix, content := range map[string][]byte{".sha256": []byte(sums.String()), ".json": data} {
+	for suffix, content := range map[string][]byte{".sha256": []byte(sums.String()), ".json": data, ".spdx.json": list} {
 		if err := atomicfile.WriteFile(path+suffix, content, 0o644); err != nil {
 			return fmt.Errorf("%w: %w", ErrOutput, err)
 		}

@@ -123,7 +123,7 @@ func TestComposeIsPure(t *testing.T) {
 	if got := digest(t, filepath.Join(other, "metal.raw")); got != want {
 		t.Errorf("composed elsewhere: sha256 %s, want %s", got, want)
 	}
-	for _, suffix := range []string{".json", ".sha256"} {
+	for _, suffix := range []string{".json", ".sha256", ".spdx.json"} {
 		if a, b := read(t, filepath.Join(first, "metal.raw"+suffix)), read(t, filepath.Join(other, "metal.raw"+suffix)); !bytes.Equal(a, b) {
 			t.Errorf("%s is another one elsewhere:\n%s\n%s", suffix, a, b)
 		}
@@ -241,7 +241,7 @@ func TestComposeLeavesNothing(t *testing.T) {
 		}
 		return found
 	}
-	if got := names(work); !slices.Equal(got, []string{"cache", "metal.raw", "metal.raw.json", "metal.raw.sha256"}) {
+	if got := names(work); !slices.Equal(got, []string{"cache", "metal.raw", "metal.raw.json", "metal.raw.sha256", "metal.raw.spdx.json"}) {
 		t.Errorf("the output directory holds %v", got)
 	}
 	if got := names(tmp); len(got) > 0 {

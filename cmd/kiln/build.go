@@ -40,7 +40,8 @@ func newBuild(g *globals) *cobra.Command {
 		Long: `Compose a bootable image. PROFILE is a built-in profile (` + strings.Join(profiles.Names(), ", ") + `)
 a YAML file, or - for standard input. Composing needs no privilege, no network and no other program,
 and the same inputs always give the same bytes. Next to each file go its digest,
-FILE.sha256, and a description of all that went into it, FILE.json.`,
+FILE.sha256, a description of all that went into it, FILE.json, and the list of
+the software in it, FILE.spdx.json.`,
 		Example: `  kiln build metal --base base --output metal.raw
   kiln build metal --base base --extension wireguard.oci --kernel-arg quiet --output metal.raw
   kiln build ./my-profile.yaml --base base --output disk.raw.zst
@@ -66,7 +67,7 @@ FILE.sha256, and a description of all that went into it, FILE.json.`,
 	c.Flags().StringArrayVar(&f.set, "set", nil, setUsage)
 	c.Flags().StringArrayVar(&f.certs, "module-certificate", nil, moduleCertificateUsage)
 	c.Flags().BoolVar(&f.strict, "strict", false, "refuse what 'kiln extension check' warns of")
-	c.Flags().BoolVar(&f.noSidecars, "no-sidecars", false, "do not write FILE.sha256 and FILE.json")
+	c.Flags().BoolVar(&f.noSidecars, "no-sidecars", false, "do not write FILE.sha256, FILE.json and FILE.spdx.json")
 	c.Flags().StringVar(&f.cache, "cache", "", "directory of the cache of compressed layers (default: kiln in the user's cache directory)")
 	return c
 }
@@ -146,7 +147,7 @@ func write(ctx context.Context, c *cobra.Command, r *progress.Reporter, img *ima
 	a, err := img.WriteFile(ctx, output, format, sidecars, bar.Add)
 	bar.Done(err)
 	if err == nil && sidecars {
-		err = img.WriteSidecars(a)
+		err = img.WriteSidecars(ctx, a)
 	}
 	if err != nil {
 		return err

@@ -44,6 +44,7 @@ const (
 	ModulesBuiltin  = "kernel/modules.builtin"
 	BuiltinModinfo  = "kernel/modules.builtin.modinfo"
 	Files           = "files.json.zst" // paths in the root file system
+	SBOM            = "sbom.spdx.json"
 	Stub            = "boot/systemd-stub.efi"
 	Loader          = "boot/systemd-boot.efi"
 	GrubBoot        = "boot/grub/boot.img"

@@ -93,6 +93,10 @@ func Build(ctx context.Context, r Request, output string) error {
 	}
 	parts[Certificates] = extent.Bytes(pemFile.Bytes())
 
+	if parts[SBOM], err = r.sbom(ctx, k, root); err != nil {
+		return err
+	}
+
 	sqsh, err := os.CreateTemp("", "kiln-rootfs-*.sqsh")
 	if err != nil {
 		return err
