@@ -94,6 +94,9 @@ func (i *Image) Describe(a *Artifact) ([]byte, error) {
 		d.Extensions = append(d.Extensions, extensionFacts{m.Name, m.Version, e.Digest})
 	}
 	for n, p := range i.Table.Partitions {
+		if p.Size == 0 {
+			continue
+		}
 		d.Disk.Partitions = append(d.Disk.Partitions, partitionFacts{n + 1, p.Name, gpt.TypeName(p.Type), p.ID.String(), p.Start, p.Size})
 	}
 	data, err := json.MarshalIndent(d, "", "  ")

@@ -30,7 +30,8 @@ const (
 	ephemeralJournal = 32 * mib
 )
 
-// partition is one partition before it has a place on the disk.
+// partition is one partition before it has a place on the disk; the zero value
+// is an entry of the table that is not used.
 type partition struct {
 	label   string
 	kind    gpt.GUID
@@ -42,12 +43,15 @@ type partition struct {
 // partitions lays out the partitions of the disk in order; their contents are
 // made when their places are known.
 func partitions(r Request, machine arch.Arch, id identity, a *assets) ([]partition, error) {
-	efi, err := efiPartition(r, machine, id, a)
-	if err != nil {
-		return nil, err
+	efi := partition{} // GRUB looks for BOOT in the third
+	if r.Profile.Disk.BootLoader != profiles.BIOS {
+		var err error
+		if efi, err = efiPartition(r, machine, id, a); err != nil {
+			return nil, err
+		}
 	}
 	parts := []partition{efi}
-	if r.Profile.Disk.BootLoader == profiles.Dual {
+	if r.Profile.Disk.BootLoader != profiles.UEFI {
 		core, err := bootPart(r.Base, base.GrubCore)
 		if err != nil {
 			return nil, err
@@ -95,6 +99,9 @@ func fitDisk(p *profiles.Profile, parts []partition) error {
 	if need > size {
 		var list string
 		for _, part := range parts {
+			if part.size == 0 {
+				continue
+			}
 			list += fmt.Sprintf(" %s %d MiB,", part.label, part.size/mib)
 		}
 		return refuse("disk.size %s is too small: %d MiB are needed (%s partition tables 2 MiB); enlarge it or give smaller partitions",
@@ -202,6 +209,10 @@ func assemble(r Request, id identity, parts []partition) (*extent.Map, *gpt.Tabl
 	disk := extent.New(size)
 	start := int64(mib)
 	for _, p := range parts {
+		if p.size == 0 {
+			table.Partitions = append(table.Partitions, gpt.Partition{})
+			continue
+		}
 		table.Partitions = append(table.Partitions, gpt.Partition{
 			Type: p.kind, ID: id.uuid("partition " + p.label), Name: p.label, Start: start, Size: p.size, Attributes: p.attrs,
 		})

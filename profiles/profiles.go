@@ -94,7 +94,7 @@ func (k Kernel) CommandLine() []string {
 // Disk is the layout of the disk.
 type Disk struct {
 	// BootLoader says which firmware can boot the disk: "dual" (GRUB for BIOS
-	// and systemd-boot for UEFI) or "uefi".
+	// and systemd-boot for UEFI), "uefi" or "bios".
 	BootLoader string `yaml:"bootLoader" json:"bootLoader"`
 	// SectorSize is the logical sector size in bytes, 512 or 4096.
 	SectorSize int64 `yaml:"sectorSize" json:"sectorSize"`
@@ -141,6 +141,7 @@ func Formats() []string {
 const (
 	Dual = "dual"
 	UEFI = "uefi"
+	BIOS = "bios"
 )
 
 //go:embed *.yaml
@@ -234,7 +235,7 @@ func (p *Profile) Validate() error {
 	}
 	oneOf("version", p.Version, Version)
 	oneOf("arch", p.Arch, "amd64", "arm64")
-	oneOf("disk.bootLoader", p.Disk.BootLoader, Dual, UEFI)
+	oneOf("disk.bootLoader", p.Disk.BootLoader, Dual, UEFI, BIOS)
 	oneOf("output.format", p.Output.Format, Formats()...)
 	oneOf("output.compression", p.Output.Compression, "none", "zlib", "zstd")
 	oneOf("machine.firmware", p.Machine.Firmware, "bios", "uefi")
@@ -255,11 +256,11 @@ func (p *Profile) Validate() error {
 	if s := p.Disk.SectorSize; s != 512 && s != 4096 {
 		bad("disk.sectorSize %d: want 512 or 4096", s)
 	}
-	if p.Disk.SectorSize == 4096 && p.Disk.BootLoader == Dual {
-		bad("disk.sectorSize 4096 with disk.bootLoader dual: no BIOS boots from 4096-byte sectors; set disk.bootLoader: uefi")
+	if p.Disk.SectorSize == 4096 && p.Disk.BootLoader != UEFI {
+		bad("disk.sectorSize 4096 with disk.bootLoader %s: no BIOS boots from 4096-byte sectors; set disk.bootLoader: uefi", p.Disk.BootLoader)
 	}
-	if p.Arch == "arm64" && p.Disk.BootLoader == Dual {
-		bad("arch arm64 with disk.bootLoader dual: arm64 machines have no BIOS; set disk.bootLoader: uefi")
+	if p.Arch == "arm64" && p.Disk.BootLoader != UEFI {
+		bad("arch arm64 with disk.bootLoader %s: arm64 machines have no BIOS; set disk.bootLoader: uefi", p.Disk.BootLoader)
 	}
 	for i, d := range p.Devices {
 		if d.Name == "" || !strings.Contains(d.Modalias, ":") || strings.ContainsAny(d.Modalias, " \t\n*?[") {
