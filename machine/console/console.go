@@ -2,8 +2,10 @@
 // people and for programs that watch the console:
 //
 //	kiln: stage=NAME t=SECONDS[ KEY=VALUE…]
+//	kiln: module name=NAME state=STATE extension=NAME[ parameters=…][ reason=…] t=SECONDS
 //	kiln: ready KEY=VALUE… t=SECONDS
 //	kiln: failed stage=NAME error="…" t=SECONDS
+//	kiln: note text="…" t=SECONDS
 //
 // SECONDS count from the start of the kernel. A value that is empty is "-"; one
 // with white space, quotes or bytes that do not print is quoted as in Go and C.
@@ -48,6 +50,16 @@ func (c *Console) Failed(stage string, err error) {
 	c.line("failed", []Field{{"stage", stage}, {"error", err.Error()}, c.t()})
 }
 
+// Module reports what became of a kernel module.
+func (c *Console) Module(fields ...Field) {
+	c.line("module", append(fields, c.t()))
+}
+
+// Note remarks on something that stops nothing.
+func (c *Console) Note(text string) {
+	c.line("note", []Field{{"text", text}, c.t()})
+}
+
 func (c *Console) t() Field {
 	return Field{"t", strconv.FormatFloat(c.now().Seconds(), 'f', 3, 64)}
 }
@@ -59,7 +71,7 @@ func (c *Console) line(word string, fields []Field) {
 		b.WriteString(" " + word)
 	}
 	for _, f := range fields {
-		b.WriteString(" " + f.Key + "=" + quote(f.Value, f.Key == "error"))
+		b.WriteString(" " + f.Key + "=" + quote(f.Value, f.Key == "error" || f.Key == "text"))
 	}
 	b.WriteByte('\n')
 	_, _ = io.WriteString(c.w, b.String()) // there is nowhere else to report to

@@ -3,7 +3,10 @@
 package console
 
 import (
+	"fmt"
+	"io"
 	"os"
+	"strings"
 	"sync"
 	"time"
 
@@ -65,7 +68,7 @@ func (d *Device) Write(line []byte) (int, error) {
 			defer func() { _, _ = unix.Klogctl(syslogConsoleOn, nil) }()
 		}
 		if d.kmsg != nil {
-			_, _ = d.kmsg.WriteString(level + text)
+			_, _ = d.kmsg.WriteString(shorten(level + text))
 		}
 		if d.tty != nil {
 			_, _ = d.tty.WriteString(text)
@@ -87,4 +90,32 @@ func SinceKernelStart() time.Duration {
 		return 0
 	}
 	return time.Duration(ts.Nano())
+}
+
+// maxMessage is what the kernel takes in one write to /dev/kmsg, in bytes
+// (PRINTKRB_RECORD_MAX); longer ones it refuses.
+const maxMessage = 1024
+
+func shorten(message string) string {
+	const end = "…\n"
+	if len(message) <= maxMessage {
+		return message
+	}
+	return strings.ToValidUTF8(message[:maxMessage-len(end)], "") + end
+}
+
+// Priority writes lines to /dev/kmsg with a level from 0, emergency, to 7,
+// debug.
+type Priority struct {
+	Writer io.Writer
+	Level  int
+}
+
+// Write writes a line, as far as the kernel takes one.
+func (p Priority) Write(line []byte) (int, error) {
+	const user = 1 // facility
+	if _, err := io.WriteString(p.Writer, shorten(fmt.Sprintf("<%d>%s", user*8+p.Level, line))); err != nil {
+		return 0, err
+	}
+	return len(line), nil
 }

@@ -20,6 +20,7 @@ import (
 type command struct {
 	quiet bool
 	show  bool // print the names of what would be loaded
+	black bool // apply the blacklist to names as well
 	names []string
 	param string
 }
@@ -41,7 +42,9 @@ func parse(args []string) (command, error) {
 			c.quiet = true
 		case "--dry-run", "--show":
 			c.show = true
-		case "--verbose", "--use-blacklist", "--syslog":
+		case "--use-blacklist":
+			c.black = true
+		case "--verbose", "--syslog":
 		default:
 			if strings.HasPrefix(a, "--") {
 				return c, fmt.Errorf("unknown option %s", a)
@@ -54,7 +57,9 @@ func parse(args []string) (command, error) {
 					c.quiet = true
 				case 'n':
 					c.show = true
-				case 'v', 'b', 's':
+				case 'b':
+					c.black = true
+				case 'v', 's':
 				default:
 					return c, fmt.Errorf("unknown option -%c", o)
 				}
@@ -66,7 +71,11 @@ func parse(args []string) (command, error) {
 	}
 	if !all {
 		// Only the first is a name, then come its parameters.
-		c.param = strings.Join(c.names[1:], " ")
+		var param []string
+		for _, p := range c.names[1:] {
+			param = append(param, modules.Quote(p))
+		}
+		c.param = strings.Join(param, " ")
 		c.names = c.names[:1]
 	}
 	return c, nil
@@ -103,6 +112,8 @@ func run(c command, stdout io.Writer) error {
 	if err != nil {
 		return err
 	}
+	loader.ApplyBlacklist = c.black
+	defer func() { tell(leaveWord(Dir, loader.Reports())) }()
 	for _, name := range c.names {
 		if c.show {
 			closure, err := loader.Index().Closure(name)

@@ -18,6 +18,7 @@ func TestParse(t *testing.T) {
 		{"-q -- crypto-sha256", command{quiet: true, names: []string{"crypto-sha256"}}, ""}, // the kernel's
 		{"wireguard", command{names: []string{"wireguard"}}, ""},
 		{"dummy numdummies=2 x=y", command{names: []string{"dummy"}, param: "numdummies=2 x=y"}, ""},
+		{"-b -- pci:v1", command{black: true, names: []string{"pci:v1"}}, ""},
 		{"-va ip_vs nf_nat", command{names: []string{"ip_vs", "nf_nat"}}, ""},
 		{"--all --quiet -n a b", command{quiet: true, show: true, names: []string{"a", "b"}}, ""},
 		{"-- -x", command{names: []string{"-x"}}, ""},
@@ -35,6 +36,14 @@ func TestParse(t *testing.T) {
 		if err != nil || !reflect.DeepEqual(got, c.want) {
 			t.Errorf("%s: got %+v, %v; want %+v", c.args, got, err, c.want)
 		}
+	}
+}
+
+// A shell takes the quotes away that the kernel wants.
+func TestParseQuotes(t *testing.T) {
+	c, err := parse([]string{"x", "label=two words", "n=1"})
+	if want := `label="two words" n=1`; err != nil || c.param != want {
+		t.Errorf("parameters are %s, %v; want %s", c.param, err, want)
 	}
 }
 

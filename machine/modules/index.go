@@ -38,6 +38,7 @@ const maxIndex = 64 << 20
 // reading an index must be quick: lines stay as they are until they are needed.
 type Index struct {
 	dir       fs.FS
+	config    *Config           // has aliases and soft dependencies too
 	modules   map[string]string // lines of modules.dep by name
 	builtin   map[string]bool
 	soft      map[string]softdep
@@ -139,21 +140,26 @@ func (x *Index) parseSoftdep(data string) {
 		if len(fields) < 3 || fields[0] != "softdep" {
 			return
 		}
-		name := modalias.Fold(fields[1])
-		s := x.soft[name]
-		var list *[]string
-		for _, f := range fields[2:] {
-			switch {
-			case f == "pre:":
-				list = &s.pre
-			case f == "post:":
-				list = &s.post
-			case list != nil:
-				*list = append(*list, modalias.Fold(f))
-			}
-		}
-		x.soft[name] = s
+		addSoftdep(x.soft, fields[1], fields[2:])
 	})
+}
+
+// addSoftdep adds the words that follow "softdep NAME".
+func addSoftdep(all map[string]softdep, name string, words []string) {
+	name = modalias.Fold(name)
+	s := all[name]
+	var list *[]string
+	for _, f := range words {
+		switch {
+		case f == "pre:":
+			list = &s.pre
+		case f == "post:":
+			list = &s.post
+		case list != nil:
+			*list = append(*list, modalias.Fold(f))
+		}
+	}
+	all[name] = s
 }
 
 // readAliases reads modules.alias, once.
@@ -208,8 +214,12 @@ func (x *Index) Lookup(name string) (Module, bool) {
 func (x *Index) Builtin(name string) bool { return x.builtin[modalias.Fold(name)] }
 
 // Aliased returns the names of the modules with an alias that matches s, each
-// once, sorted. The error is that of reading modules.alias.
+// once, sorted. Aliases of the configuration take the place of the modules' own.
+// The error is that of reading modules.alias.
 func (x *Index) Aliased(s string) ([]string, error) {
+	if names := x.config.aliased(s); len(names) > 0 {
+		return names, nil
+	}
 	if err := x.readAliases(); err != nil {
 		return nil, err
 	}
@@ -233,11 +243,15 @@ func (x *Index) Aliased(s string) ([]string, error) {
 	return slices.Compact(names), nil
 }
 
-// Resolve returns the names of the modules that name stands for: the module of
-// that name or, failing that, those with a matching alias. A name that is built
+// Resolve returns the names of the modules that name stands for: those that the
+// configuration gives that alias, or the module of that name or, failing that,
+// those with a matching alias. A name that is built
 // into the kernel resolves to nothing. The error of an unknown name wraps
 // ErrNotFound.
 func (x *Index) Resolve(name string) ([]string, error) {
+	if names := x.config.aliased(name); len(names) > 0 {
+		return names, nil
+	}
 	if m, ok := x.Lookup(name); ok {
 		return []string{m.Name}, nil
 	}
@@ -275,7 +289,8 @@ func (x *Index) Closure(name string) ([]string, error) {
 					return err
 				}
 			}
-			for _, s := range slices.Concat(x.soft[n].pre, x.soft[n].post) {
+			soft := x.softdeps(n)
+			for _, s := range slices.Concat(soft.pre, soft.post) {
 				if err := walk(s); err != nil && !errors.Is(err, ErrNotFound) {
 					return err
 				}
@@ -292,6 +307,17 @@ func (x *Index) Closure(name string) ([]string, error) {
 	}
 	slices.Sort(names)
 	return names, nil
+}
+
+// softdeps returns the soft dependencies of the module, those of the
+// configuration first.
+func (x *Index) softdeps(name string) softdep {
+	s := x.soft[name]
+	if x.config != nil {
+		more := x.config.soft[name]
+		s.pre, s.post = slices.Concat(more.pre, s.pre), slices.Concat(more.post, s.post)
+	}
+	return s
 }
 
 // literal returns the length of the part of pattern before its first special

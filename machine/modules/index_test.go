@@ -1,3 +1,5 @@
+//go:build linux
+
 package modules
 
 import (
@@ -8,6 +10,8 @@ import (
 	"strings"
 	"testing"
 	"testing/fstest"
+
+	"github.com/kilnhq/kiln/machine/kmsg"
 )
 
 // A cut of Debian's generic kernel.
@@ -51,8 +55,8 @@ func open(t *testing.T) *Loader {
 	if err != nil {
 		t.Fatal(err)
 	}
-	return &Loader{index: x, dir: "M", done: map[string]bool{}, failed: map[string]bool{},
-		loaded: func(string) bool { return false }}
+	return &Loader{index: x, dir: "M", reports: map[string]Report{},
+		state: func(string) string { return "" }, kernelLog: func() []kmsg.Record { return nil }}
 }
 
 func TestLoadOrder(t *testing.T) {
@@ -125,7 +129,7 @@ func TestLoadFailure(t *testing.T) {
 	tries = 0
 	for range 3 {
 		names, err := l.LoadAlias("virtio:d00000002v00001AF4")
-		if len(names) > 0 || tries == 1 && err == nil && l.failed["virtio_blk"] == false {
+		if len(names) > 0 || tries == 1 && err == nil && l.reports["virtio_blk"].State != Failed {
 			t.Errorf("got %q, %v", names, err)
 		}
 	}
@@ -173,23 +177,6 @@ func (x *Index) modulesOnly(name string) bool {
 	return err == nil && slices.Equal(names, []string{name})
 }
 
-func TestReadConfig(t *testing.T) {
-	c, err := ReadConfig(fstest.MapFS{
-		"etc/modprobe.d/a.conf":     {Data: []byte("options kvm-amd nested=0 \\\n avic=1\nblacklist pcspkr\ninstall x /bin/false\n")},
-		"usr/lib/modprobe.d/a.conf": {Data: []byte("options kvm_amd hidden=1\n")},
-		"usr/lib/modprobe.d/b.conf": {Data: []byte("options kvm_amd sev=1\noptions\nblacklist\n")},
-	})
-	if err != nil {
-		t.Fatal(err)
-	}
-	if got, want := c.parameters("kvm_amd"), "nested=0 avic=1 sev=1"; got != want {
-		t.Errorf("options are %q, want %q", got, want)
-	}
-	if !c.blacklisted("pcspkr") || c.blacklisted("x") {
-		t.Error("blacklist is wrong")
-	}
-}
-
 func FuzzIndex(f *testing.F) {
 	k := kernel()
 	f.Add(k["modules.dep"].Data, k["modules.softdep"].Data, k["modules.alias"].Data, "fs-ext4")
@@ -207,18 +194,9 @@ func FuzzIndex(f *testing.F) {
 		if found, _ := x.Aliased(name); !slices.Equal(found, scanned) {
 			t.Errorf("prepared, %q stands for %q, else for %q", name, found, scanned)
 		}
-		l := &Loader{index: x, done: map[string]bool{}, failed: map[string]bool{}, loaded: func(string) bool { return false },
-			load: func(string, string) error { return nil }}
+		l := &Loader{index: x, reports: map[string]Report{}, state: func(string) string { return "" },
+			load: func(string, string) error { return nil }, kernelLog: func() []kmsg.Record { return nil }}
 		_ = l.Load(name, "")
-	})
-}
-
-func FuzzConfig(f *testing.F) {
-	f.Add("options a b=c \\\n d\nblacklist e\n", "a.b=c")
-	f.Fuzz(func(t *testing.T, data string, word string) {
-		c := &Config{}
-		c.parse(data)
-		c.AddCommandLine([]string{word})
 	})
 }
 

@@ -26,6 +26,7 @@ type devices struct {
 	listener *uevent.Listener
 	buttons  *power.Buttons
 	loaded   []string
+	changed  bool // modules came, or failed to, since watch last looked
 }
 
 func newDevices(loader *modules.Loader, buttons *power.Buttons) (*devices, error) {
@@ -93,6 +94,7 @@ func (d *devices) load(modalias string) {
 	}
 	loaded, err := d.loader.LoadAlias(modalias)
 	d.loaded = append(d.loaded, loaded...)
+	d.changed = d.changed || len(loaded) > 0 || err != nil
 	if err != nil {
 		log("device %s: %v", modalias, err)
 	}
@@ -121,17 +123,26 @@ func (d *devices) next(wait time.Duration) (more bool, err error) {
 		return true, nil
 	}
 	d.load(e["MODALIAS"])
+	// The kernel announces each module that is live, whoever loaded it.
+	d.changed = d.changed || e["SUBSYSTEM"] == "module"
 	if e["SUBSYSTEM"] == "input" {
 		d.buttons.Scan()
 	}
 	return true, nil
 }
 
-// watch handles events for ever.
-func (d *devices) watch() error {
+// watch handles events for ever, and calls f when there are new modules.
+func (d *devices) watch(f func()) error {
 	for {
 		if _, err := d.next(-1); err != nil {
 			return err
+		}
+		if err := d.settle(); err != nil {
+			return err
+		}
+		if d.changed {
+			d.changed = false
+			f()
 		}
 	}
 }

@@ -8,14 +8,11 @@ import (
 	"fmt"
 	"io/fs"
 	"os"
-	"path"
 	"path/filepath"
 	"strconv"
-	"strings"
 
 	"golang.org/x/sys/unix"
 
-	"github.com/kilnhq/kiln/kernel/modalias"
 	"github.com/kilnhq/kiln/machine/console"
 	"github.com/kilnhq/kiln/machine/layers"
 	"github.com/kilnhq/kiln/machine/modules"
@@ -83,11 +80,11 @@ func one(s *start) error {
 	s.done(console.F("count", len(list.Layers)), console.F("bytes", total))
 
 	s.begin("root")
-	origins, err := stack(list)
+	from, err := stack(list)
 	if err != nil {
 		return err
 	}
-	if err := leaveWord(list, origins); err != nil {
+	if err := leaveWord(list, from); err != nil {
 		return err
 	}
 	if err := enter(s); err != nil {
@@ -178,61 +175,45 @@ func verify(y layers.Layer) error {
 	return nil
 }
 
-// stack mounts the layers on newRoot and returns which extension each kernel
-// module outside of the base comes from.
-func stack(list *layers.List) (origins map[string]string, err error) {
+// stack mounts the layers on newRoot and returns which extensions the kernel
+// modules outside of the base come from.
+func stack(list *layers.List) (origins, error) {
+	from := origins{Modules: map[string]string{}, Files: map[string]string{}}
 	if err := os.MkdirAll(newRoot, 0o755); err != nil {
-		return nil, err
+		return from, err
 	}
-	origins = map[string]string{}
 	if len(list.Layers) == 1 {
-		return origins, mount.Image("/"+list.Layers[0].Path, newRoot)
+		return from, mount.Image("/"+list.Layers[0].Path, newRoot)
 	}
 	var dirs []string
 	for i, y := range list.Layers {
 		dir := layerDir + "/" + strconv.Itoa(i)
 		if err := os.MkdirAll(dir, 0o755); err != nil {
-			return nil, err
+			return from, err
 		}
 		if err := mount.Image("/"+y.Path, dir); err != nil {
-			return nil, err
+			return from, err
 		}
 		dirs = append(dirs, dir)
 		if y.Kind == layers.Extension {
-			if err := moduleOrigins(os.DirFS(dir), list.Release, y.Name, origins); err != nil {
-				return nil, fmt.Errorf("%s: %w", y.Path, err)
+			if err := from.add(os.DirFS(dir), list.Release, y.Name); err != nil {
+				return from, fmt.Errorf("%s: %w", y.Path, err)
 			}
 		}
 	}
 	if err := mount.Overlay(dirs, newRoot); err != nil {
-		return nil, err
+		return from, err
 	}
 	// The overlay has its own hold on the layers.
 	for _, d := range dirs {
 		if err := unix.Unmount(d, unix.MNT_DETACH); err != nil {
-			return nil, fmt.Errorf("unmount %s: %w", d, err)
+			return from, fmt.Errorf("unmount %s: %w", d, err)
 		}
 	}
-	return origins, nil
+	return from, nil
 }
 
-// moduleOrigins adds the kernel modules in an extension's tree to origins.
-func moduleOrigins(tree fs.FS, release, extension string, origins map[string]string) error {
-	for _, dir := range []string{"usr/lib/modules", "lib/modules"} {
-		err := fs.WalkDir(tree, path.Join(dir, release), func(p string, d fs.DirEntry, err error) error {
-			if err == nil && d.Type().IsRegular() && strings.Contains(path.Base(p), ".ko") {
-				origins[modalias.Name(p)] = extension
-			}
-			return err
-		})
-		if err != nil && !errors.Is(err, fs.ErrNotExist) {
-			return err
-		}
-	}
-	return nil
-}
-
-func leaveWord(list *layers.List, origins map[string]string) error {
+func leaveWord(list *layers.List, from origins) error {
 	if err := os.MkdirAll(runDir, 0o755); err != nil {
 		return err
 	}
@@ -243,7 +224,7 @@ func leaveWord(list *layers.List, origins map[string]string) error {
 	if err := os.WriteFile(layersFile, data, 0o444); err != nil {
 		return err
 	}
-	if data, err = json.Marshal(origins); err != nil {
+	if data, err = json.Marshal(from); err != nil {
 		return err
 	}
 	return os.WriteFile(originsFile, data, 0o444)

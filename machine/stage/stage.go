@@ -44,7 +44,13 @@ const (
 const (
 	runDir      = "/run/kiln"
 	layersFile  = runDir + "/layers.json"
-	originsFile = runDir + "/modules.json" // module name -> name of the extension it comes from
+	originsFile = runDir + "/origins.json"
+)
+
+// Where stage 2 leaves word for other programs.
+const (
+	modulesFile = runDir + "/modules.json"             // what became of the extensions' modules
+	optionsFile = "/run/modprobe.d/zz-kiln-asked.conf" // parameters from the manifests' lists
 )
 
 // defaultPanic is how long a failure stays on the console, in seconds.
@@ -159,7 +165,7 @@ func panicTime(args cmdline.Args) (wait time.Duration, forever bool) {
 func log(format string, args ...any) {
 	if f, err := os.OpenFile("/dev/kmsg", os.O_WRONLY, 0); err == nil {
 		defer f.Close()
-		fmt.Fprintf(f, "<14>kiln: "+format, args...)
+		console.New(console.Priority{Writer: f, Level: 6}, console.SinceKernelStart).Note(fmt.Sprintf(format, args...))
 	}
 }
 

@@ -7,17 +7,13 @@ import (
 	"fmt"
 	"io/fs"
 	"os"
-	"slices"
 	"strings"
 	"testing"
 	"testing/fstest"
 	"time"
 
-	"golang.org/x/sys/unix"
-
 	"github.com/kilnhq/kiln/machine/cmdline"
 	"github.com/kilnhq/kiln/machine/layers"
-	"github.com/kilnhq/kiln/machine/modules"
 )
 
 func TestPanicTime(t *testing.T) {
@@ -35,45 +31,6 @@ func TestPanicTime(t *testing.T) {
 		if wait != want.wait || forever != want.forever {
 			t.Errorf("%q: got %v, %v; want %v", line, wait, forever, want)
 		}
-	}
-}
-
-func TestWanted(t *testing.T) {
-	index, err := modules.ReadIndex(fstest.MapFS{
-		"modules.dep": {Data: []byte(`net/wireguard.ko.xz: net/udp_tunnel.ko.xz crypto/curve25519-x86_64.ko.xz
-net/udp_tunnel.ko.xz:
-crypto/curve25519-x86_64.ko.xz:
-net/dummy.ko.xz:
-net/gone.ko.xz:
-`)},
-		"modules.alias":   {Data: []byte("alias rtnl-link-dummy dummy\n")},
-		"modules.builtin": {Data: []byte("kernel/lib/builtin.ko\n")},
-	})
-	if err != nil {
-		t.Fatal(err)
-	}
-	asked := []layers.Module{{Name: "wireguard"}, {Name: "rtnl-link-dummy"}, {Name: "gone"}, {Name: "builtin"}}
-	origins := map[string]string{"wireguard": "demo", "curve25519_x86_64": "demo", "gone": "demo"}
-	inKernel := map[string]bool{"wireguard": true, "udp_tunnel": true, "curve25519_x86_64": true, "dummy": true, "ext4": true}
-	got, err := wanted(index, asked, origins, inKernel)
-	if want := []string{"curve25519_x86_64", "dummy", "wireguard"}; err != nil || !slices.Equal(got, want) {
-		t.Errorf("got %q, %v; want %q", got, err, want)
-	}
-}
-
-func TestModuleOrigins(t *testing.T) {
-	tree := fstest.MapFS{
-		"usr/lib/modules/6.12/kernel/a-b.ko.xz": {},
-		"usr/lib/modules/6.12/modules.dep":      {},
-		"usr/lib/modules/6.11/c.ko":             {},
-		"lib/modules/6.12/extra/d.ko":           {},
-	}
-	origins := map[string]string{}
-	if err := moduleOrigins(tree, "6.12", "demo", origins); err != nil {
-		t.Fatal(err)
-	}
-	if len(origins) != 2 || origins["a_b"] != "demo" || origins["d"] != "demo" {
-		t.Errorf("got %v", origins)
 	}
 }
 
@@ -115,21 +72,6 @@ func TestLoaderSays(t *testing.T) {
 	_, _, err = loaderSays(cmdline.Parse("kiln.slot=C"), false)
 	if want := "kernel argument kiln.slot=C: want A or B"; err == nil || err.Error() != want {
 		t.Errorf("got error %v, want %s", err, want)
-	}
-}
-
-func TestAbsent(t *testing.T) {
-	for _, c := range []struct {
-		err  error
-		want bool
-	}{
-		{&os.PathError{Op: "finit_module", Path: "x.ko", Err: unix.ENODEV}, true},
-		{&os.PathError{Op: "finit_module", Path: "x.ko", Err: unix.ENOEXEC}, false},
-		{modules.ErrNotFound, false},
-	} {
-		if _, got := absent(c.err); got != c.want {
-			t.Errorf("absent(%v) = %v", c.err, got)
-		}
 	}
 }
 

@@ -9,7 +9,6 @@ import (
 	"io/fs"
 	"os"
 	"os/signal"
-	"slices"
 	"strings"
 	"time"
 
@@ -52,7 +51,7 @@ func two(s *start) error {
 	power.Signals(requests)
 	go s.guard(func() error { return s.obey(requests) })
 
-	list, origins, err := readWord()
+	list, from, err := readWord()
 	if err != nil {
 		return err
 	}
@@ -63,15 +62,15 @@ func two(s *start) error {
 	s.done()
 
 	s.begin("devices")
-	config, err := modules.ReadConfig(os.DirFS("/"))
+	asked, err := askedFor(list, os.DirFS("/"), from)
 	if err != nil {
 		return err
 	}
-	config.AddCommandLine(s.args)
-	loader, err := modules.Open(modules.Directory("/", list.Release), config)
+	loader, config, err := configure(s, modules.Directory("/", list.Release), asked)
 	if err != nil {
 		return err
 	}
+	inventory := &inventory{loader: loader, config: config, from: from.Modules, asked: asked}
 	devices, err := newDevices(loader, power.NewButtons(requests))
 	if err != nil {
 		return err
@@ -82,12 +81,14 @@ func two(s *start) error {
 	s.done(console.F("modules", len(devices.loaded)), console.F("buttons", devices.buttons.Scan()))
 
 	s.begin("modules")
-	if err := loadAsked(s, loader, list.Modules); err != nil {
-		return err
-	}
+	names, failed := loadAsked(loader, asked)
 	if err := devices.settle(); err != nil {
 		return err
 	}
+	if _, err := inventory.update(s.console, modulesFile, false); err != nil {
+		return err
+	}
+	s.done(console.F("asked", strings.Join(names, ",")), console.F("failed", strings.Join(failed, ",")))
 
 	s.begin("disk")
 	slot, partGUID, err := loaderSays(s.args, uefi)
@@ -119,7 +120,10 @@ func two(s *start) error {
 	}
 
 	s.begin("ready")
-	present, err := extensionModules(loader.Index(), list.Modules, origins)
+	if err := devices.settle(); err != nil {
+		return err
+	}
+	found, err := inventory.update(s.console, modulesFile, true)
 	if err != nil {
 		return err
 	}
@@ -130,11 +134,16 @@ func two(s *start) error {
 	s.console.Ready(console.F("version", list.Kiln), console.F("release", list.Release), console.F("slot", slot),
 		console.F("firmware", firmware), console.F("disk", name), console.F("state", stateOn),
 		console.F("ephemeral", ephemeralOn), console.F("extensions", extensions(list)),
-		console.F("modules", strings.Join(present, ",")))
+		console.F("modules", named(found, modules.Loaded)), console.F("skipped", named(found, modules.Skipped)),
+		console.F("failed", named(found, modules.Failed)))
 	if v, _ := s.args.Get(argPowerOff); v == "ready" {
 		requests <- power.Request{Action: power.Off, Reason: argPowerOff + "=ready"}
 	}
-	return devices.watch()
+	return devices.watch(func() {
+		if _, err := inventory.update(s.console, modulesFile, true); err != nil {
+			log("%v", err)
+		}
+	})
 }
 
 // reap buries the children that died, its own and adopted ones, from now on.
@@ -165,23 +174,23 @@ func (s *start) obey(requests <-chan power.Request) error {
 }
 
 // readWord reads what stage 1 left.
-func readWord() (*layers.List, map[string]string, error) {
+func readWord() (*layers.List, origins, error) {
+	var from origins
 	data, err := os.ReadFile(layersFile)
 	if err != nil {
-		return nil, nil, fmt.Errorf("stage 1 did not run: %w", err)
+		return nil, from, fmt.Errorf("stage 1 did not run: %w", err)
 	}
 	list, err := layers.Decode(data)
 	if err != nil {
-		return nil, nil, err
+		return nil, from, err
 	}
 	if data, err = os.ReadFile(originsFile); err != nil {
-		return nil, nil, err
+		return nil, from, err
 	}
-	var origins map[string]string
-	if err := json.Unmarshal(data, &origins); err != nil {
-		return nil, nil, fmt.Errorf("%s: %w", originsFile, err)
+	if err := json.Unmarshal(data, &from); err != nil {
+		return nil, from, fmt.Errorf("%s: %w", originsFile, err)
 	}
-	return list, origins, nil
+	return list, from, nil
 }
 
 // mounts mounts the file systems that programs expect, and reports whether the
@@ -229,43 +238,6 @@ func mounts() (uefi bool, err error) {
 	}
 	_, err = os.Stat(efiDir)
 	return err == nil, nil
-}
-
-// loadAsked loads the modules that extensions ask for. One whose hardware is
-// not there, or does not work, is reported; one that cannot be loaded at all is
-// a broken image.
-func loadAsked(s *start, loader *modules.Loader, asked []layers.Module) error {
-	var names, failed []string
-	for _, m := range asked {
-		names = append(names, m.Name)
-		err := loader.Load(m.Name, m.Parameters)
-		if err == nil {
-			continue
-		}
-		errno, ok := absent(err)
-		if !ok {
-			return fmt.Errorf("extension %s: %w", m.Extension, err)
-		}
-		failed = append(failed, m.Name+":"+unix.ErrnoName(errno))
-		log("extension %s: %v", m.Extension, err)
-	}
-	fields := []console.Field{console.F("asked", strings.Join(names, ","))}
-	if len(failed) > 0 {
-		fields = append(fields, console.F("failed", strings.Join(failed, ",")))
-	}
-	s.done(fields...)
-	return nil
-}
-
-// absent returns the error number of a module that was sound but found no
-// hardware to drive.
-func absent(err error) (unix.Errno, bool) {
-	for _, e := range []unix.Errno{unix.ENODEV, unix.ENXIO, unix.EIO, unix.EBUSY, unix.ETIMEDOUT} {
-		if errors.Is(err, e) {
-			return e, true
-		}
-	}
-	return 0, false
 }
 
 // loaderSays returns the slot and the GUID of the partition that the boot
@@ -336,40 +308,4 @@ func extensions(list *layers.List) string {
 		names = append(names, name)
 	}
 	return strings.Join(names, ",")
-}
-
-// extensionModules returns the modules in the kernel that extensions asked for,
-// with those of their dependencies that an extension provides, sorted.
-func extensionModules(index *modules.Index, asked []layers.Module, origins map[string]string) ([]string, error) {
-	data, err := os.ReadFile("/proc/modules")
-	if err != nil {
-		return nil, err
-	}
-	inKernel := map[string]bool{}
-	for line := range strings.Lines(string(data)) {
-		name, _, _ := strings.Cut(line, " ")
-		inKernel[name] = true
-	}
-	return wanted(index, asked, origins, inKernel)
-}
-
-func wanted(index *modules.Index, asked []layers.Module, origins map[string]string, inKernel map[string]bool) ([]string, error) {
-	var names []string
-	for _, m := range asked {
-		self, err := index.Resolve(m.Name)
-		if err != nil {
-			return nil, err
-		}
-		closure, err := index.Closure(m.Name)
-		if err != nil {
-			return nil, err
-		}
-		for _, n := range closure {
-			if inKernel[n] && (slices.Contains(self, n) || origins[n] != "") {
-				names = append(names, n)
-			}
-		}
-	}
-	slices.Sort(names)
-	return slices.Compact(names), nil
 }
