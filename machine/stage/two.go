@@ -8,7 +8,6 @@ import (
 	"fmt"
 	"io/fs"
 	"os"
-	"os/signal"
 	"strings"
 	"time"
 
@@ -22,6 +21,7 @@ import (
 	"github.com/kilnhq/kiln/machine/modules"
 	"github.com/kilnhq/kiln/machine/mount"
 	"github.com/kilnhq/kiln/machine/power"
+	"github.com/kilnhq/kiln/machine/reaper"
 )
 
 // How long to wait for the disk: long for one that is named and must be there,
@@ -46,7 +46,7 @@ func Two() {
 }
 
 func two(s *start) error {
-	reap()
+	reaper.New()
 	requests := make(chan power.Request, 8)
 	power.Signals(requests)
 	go s.guard(func() error { return s.obey(requests) })
@@ -144,22 +144,6 @@ func two(s *start) error {
 			log("%v", err)
 		}
 	})
-}
-
-// reap buries the children that died, its own and adopted ones, from now on.
-func reap() {
-	c := make(chan os.Signal, 1)
-	signal.Notify(c, unix.SIGCHLD)
-	go func() {
-		for range c {
-			for {
-				pid, err := unix.Wait4(-1, nil, unix.WNOHANG, nil)
-				if err != unix.EINTR && pid <= 0 {
-					break
-				}
-			}
-		}
-	}()
 }
 
 // obey carries out the first request. What fails from then on, because things
