@@ -272,7 +272,7 @@ func TestCheck(t *testing.T) {
 		m := strings.Replace(manifest, "demo", name, 1)
 		m = m[:strings.Index(m, "kernel:")]
 		entries := append([]entry{{name: "manifest.yaml", kind: tar.TypeReg, content: m}, {name: "rootfs", kind: tar.TypeDir}}, more...)
-		e, err := Open(t.Context(), write(t, archiveOf(t, entries...)), "amd64", Limits{})
+		e, err := Open(t.Context(), write(t, archiveOf(t, entries...)), "amd64", Limits{Paths: []string{"."}})
 		if err != nil {
 			t.Fatal(err)
 		}

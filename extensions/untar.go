@@ -2,54 +2,58 @@ package extensions
 
 import (
 	"archive/tar"
-	"bytes"
-	"errors"
 	"fmt"
 	"io"
 	"io/fs"
+	"math"
 	"path"
 	"strings"
 
 	"github.com/kilnhq/kiln/rootfs/tree"
 )
 
-// Limits bound what is read of an extension.
-type Limits struct {
-	Entries int   // names; 0 is 1,000,000
-	Bytes   int64 // file contents, unpacked; 0 is 4 GiB
-}
-
-func (l Limits) withDefaults() Limits {
-	if l.Entries == 0 {
-		l.Entries = 1_000_000
-	}
-	if l.Bytes == 0 {
-		l.Bytes = 4 << 30
-	}
-	return l
-}
-
-// ErrHostile is wrapped by errors for content that tries to leave its root or
-// exceeds a limit.
-var ErrHostile = errors.New("refused")
-
 const (
 	whiteout = ".wh."
 	opaque   = ".wh..wh..opq"
 )
 
-// untar adds the entries of a tar stream to t. If layer is set, OCI whiteouts
-// remove what earlier layers brought, and existing files are replaced;
-// otherwise a name that comes twice is refused. If at is not nil it is the
-// random-access form of r, and contents stay where they are.
+// untar adds the entries of one tar stream to t.
 func untar(r io.Reader, at io.ReaderAt, t *tree.Tree, layer bool, limits Limits) error {
-	cr := &countingReader{r: r}
+	return newUntarrer(t, layer, limits).archive(r, at)
+}
+
+// untarrer unpacks archives into a tree. Its limits are for all of them
+// together.
+type untarrer struct {
+	t        *tree.Tree
+	layer    bool // OCI layers: later archives replace files, and remove them with whiteouts
+	limits   Limits
+	entries  int
+	bytes    int64
+	metadata int64
+	stream   int64
+	spool    spool
+	fresh    map[string]bool // names the current layer brought, and the directories above them
+}
+
+func newUntarrer(t *tree.Tree, layer bool, limits Limits) *untarrer {
+	return &untarrer{t: t, layer: layer, limits: limits.withDefaults()}
+}
+
+// archive unpacks one archive, and reads r to its end. If at is not nil it is
+// the random-access form of r, and contents stay where they are.
+func (u *untarrer) archive(r io.Reader, at io.ReaderAt) error {
+	u.fresh = map[string]bool{}
+	// Whatever takes room in the stream is either contents or a header. A
+	// header takes two to six blocks.
+	cr := &countingReader{r: r, limit: u.limits.Bytes + 4096*int64(u.limits.Entries) + maxMetadata - u.stream}
+	defer func() { u.stream += cr.n }()
 	tr := tar.NewReader(cr)
-	u := untarrer{t: t, layer: layer, limits: limits.withDefaults(), fresh: map[string]bool{}}
 	for {
 		hdr, err := tr.Next()
 		if err == io.EOF {
-			return nil
+			_, err := io.Copy(io.Discard, cr) // what follows the end of the archive
+			return err
 		}
 		if err != nil {
 			return fmt.Errorf("tar: %w", err)
@@ -61,26 +65,22 @@ func untar(r io.Reader, at io.ReaderAt, t *tree.Tree, layer bool, limits Limits)
 }
 
 type countingReader struct {
-	r io.Reader
-	n int64
+	r        io.Reader
+	n, limit int64
 }
 
 func (c *countingReader) Read(p []byte) (int, error) {
 	n, err := c.r.Read(p)
-	c.n += int64(n)
+	if c.n += int64(n); c.n > c.limit {
+		return n, fmt.Errorf("%w: the unpacked archive is larger than %d bytes", ErrHostile, c.limit)
+	}
 	return n, err
 }
 
-type untarrer struct {
-	t       *tree.Tree
-	layer   bool
-	limits  Limits
-	entries int
-	bytes   int64
-	fresh   map[string]bool // names this stream brought
-}
-
 func (u *untarrer) entry(hdr *tar.Header, r io.Reader, at io.ReaderAt, off int64) error {
+	if u.entries++; u.entries > u.limits.Entries {
+		return fmt.Errorf("%w: more than %d entries", ErrHostile, u.limits.Entries)
+	}
 	if hdr.Typeflag == tar.TypeXGlobalHeader {
 		return nil
 	}
@@ -88,33 +88,49 @@ func (u *untarrer) entry(hdr *tar.Header, r io.Reader, at io.ReaderAt, off int64
 	if err != nil {
 		return err
 	}
-	if u.entries++; u.entries > u.limits.Entries {
-		return fmt.Errorf("%w: more than %d entries", ErrHostile, u.limits.Entries)
-	}
 	if u.layer && strings.HasPrefix(path.Base(name), whiteout) {
 		return u.whiteout(name)
 	}
-	if u.fresh[name] && hdr.Typeflag != tar.TypeDir {
+	if u.duplicate(name, hdr.Typeflag == tar.TypeDir) {
 		return fmt.Errorf("%w: %s: is there twice", ErrHostile, name)
 	}
 	ino, err := u.inode(name, hdr, r, at, off)
 	if err != nil {
 		return err
 	}
-	return u.put(name, ino)
+	if u.metadata += int64(len(name) + len(ino.Target)); u.metadata > maxMetadata {
+		return fmt.Errorf("%w: names, links and attributes exceed %d bytes", ErrHostile, maxMetadata)
+	}
+	if err := u.put(name, ino); err != nil {
+		return err
+	}
+	if u.t.Len() > u.limits.Entries {
+		return fmt.Errorf("%w: more than %d entries", ErrHostile, u.limits.Entries)
+	}
+	return nil
+}
+
+// duplicate says whether the archive has had something else under this name.
+// A directory may come again.
+func (u *untarrer) duplicate(name string, dir bool) bool {
+	old := u.t.Lookup(name)
+	if old == nil || name == "." || u.layer && !u.fresh[name] {
+		return old != nil && name == "." && !dir
+	}
+	return !dir || !old.Mode.IsDir()
 }
 
 func (u *untarrer) put(name string, ino *tree.Inode) error {
 	if err := u.parents(name); err != nil {
 		return err
 	}
-	u.fresh[name] = true
-	old := u.t.Lookup(name)
-	if old != nil && name != "." && old.Mode.IsDir() != ino.Mode.IsDir() {
-		if !u.layer {
-			return fmt.Errorf("%w: %s: is there twice", ErrHostile, name)
+	if u.layer {
+		for p := name; p != "." && !u.fresh[p]; p = path.Dir(p) {
+			u.fresh[p] = true
 		}
-		u.t.Remove(name)
+	}
+	if old := u.t.Lookup(name); old != nil && name != "." && old.Mode.IsDir() != ino.Mode.IsDir() {
+		u.t.Remove(name) // a layer's; duplicate has seen to that
 	}
 	return u.t.Set(name, ino)
 }
@@ -124,7 +140,11 @@ func (u *untarrer) put(name string, ino *tree.Inode) error {
 func (u *untarrer) parents(name string) error {
 	dir := path.Dir(name)
 	for p := dir; p != "."; p = path.Dir(p) {
-		if ino := u.t.Lookup(p); ino != nil && !ino.Mode.IsDir() {
+		ino := u.t.Lookup(p)
+		if ino != nil && ino.Mode.IsDir() {
+			break // and so are those above
+		}
+		if ino != nil {
 			what := "a file"
 			if ino.Mode&fs.ModeSymlink != 0 {
 				what = "a symbolic link to " + ino.Target
@@ -135,42 +155,62 @@ func (u *untarrer) parents(name string) error {
 	return u.t.MkdirAll(dir, 0o755)
 }
 
+// whiteout removes what lower layers brought; what the same layer brings stays,
+// before and after the whiteout.
 func (u *untarrer) whiteout(name string) error {
 	dir, base := path.Split(name)
 	dir = path.Clean(dir)
-	if base != opaque {
-		if target := path.Join(dir, strings.TrimPrefix(base, whiteout)); target != dir {
-			u.t.Remove(target)
-		}
+	if base == opaque {
+		u.removeStale(dir, true)
 		return nil
 	}
-	for _, child := range append([]string(nil), u.t.Children(dir)...) {
-		if p := path.Join(dir, child); !u.fresh[p] {
-			u.t.Remove(p)
-		}
+	target := strings.TrimPrefix(base, whiteout)
+	if target == "" || target == "." || target == ".." {
+		return fmt.Errorf("%w: %s: a whiteout of no file", ErrHostile, name)
 	}
+	u.removeStale(path.Join(dir, target), false)
 	return nil
 }
 
+func (u *untarrer) removeStale(name string, keep bool) {
+	if !keep && !u.fresh[name] {
+		u.t.Remove(name)
+		return
+	}
+	for _, child := range append([]string(nil), u.t.Children(name)...) {
+		u.removeStale(path.Join(name, child), false)
+	}
+}
+
 func (u *untarrer) inode(name string, hdr *tar.Header, r io.Reader, at io.ReaderAt, off int64) (*tree.Inode, error) {
-	mode := hdr.FileInfo().Mode()
-	ino := &tree.Inode{
-		Mode: mode, UID: uint32(hdr.Uid), GID: uint32(hdr.Gid), ModTime: hdr.ModTime.Unix(),
-		Xattrs: xattrs(hdr),
+	// The type is the type flag's, whatever the mode says.
+	ino := &tree.Inode{Mode: permissions(hdr.Mode), ModTime: hdr.ModTime.Unix()}
+	if hdr.Uid < 0 || hdr.Uid > math.MaxUint32 || hdr.Gid < 0 || hdr.Gid > math.MaxUint32 {
+		return nil, fmt.Errorf("%w: %s: owner %d:%d, want 32-bit numbers", ErrHostile, name, hdr.Uid, hdr.Gid)
+	}
+	ino.UID, ino.GID = uint32(hdr.Uid), uint32(hdr.Gid)
+	if err := u.xattrs(name, hdr, ino); err != nil {
+		return nil, err
 	}
 	switch hdr.Typeflag {
 	case tar.TypeDir:
+		ino.Mode |= fs.ModeDir
 	case tar.TypeReg, tar.TypeGNUSparse:
-		if u.bytes += hdr.Size; hdr.Size < 0 || u.bytes > u.limits.Bytes {
+		if hdr.Size < 0 || hdr.Size > u.limits.Bytes-u.bytes {
 			return nil, fmt.Errorf("%w: %s: contents exceed %d bytes", ErrHostile, name, u.limits.Bytes)
 		}
-		content, err := contentOf(hdr, r, at, off)
-		if err != nil {
+		u.bytes += hdr.Size
+		var err error
+		if at != nil && hdr.Typeflag == tar.TypeReg && !isSparse(hdr) {
+			ino.Content = io.NewSectionReader(at, off, hdr.Size)
+		} else if ino.Content, err = u.spool.add(r, hdr.Size); err != nil {
 			return nil, fmt.Errorf("%s: %w", name, err)
 		}
-		ino.Content = content
 	case tar.TypeSymlink:
-		ino.Target = hdr.Linkname
+		if hdr.Linkname == "" || len(hdr.Linkname) > maxTarget || strings.IndexByte(hdr.Linkname, 0) >= 0 {
+			return nil, fmt.Errorf("%w: %s: symbolic link to %d bytes, want 1 to %d without NUL", ErrHostile, name, len(hdr.Linkname), maxTarget)
+		}
+		ino.Mode, ino.Target = fs.ModeSymlink|0o777, hdr.Linkname
 	case tar.TypeLink:
 		target, err := cleanName(hdr.Linkname)
 		if err != nil {
@@ -181,31 +221,33 @@ func (u *untarrer) inode(name string, hdr *tar.Header, r io.Reader, at io.Reader
 			return nil, fmt.Errorf("%w: %s: hard link to %s, which is no file before it in the archive", ErrHostile, name, target)
 		}
 		return old, nil
-	case tar.TypeChar, tar.TypeBlock:
-		ino.Major, ino.Minor = uint32(hdr.Devmajor), uint32(hdr.Devminor)
+	case tar.TypeChar:
+		ino.Mode |= fs.ModeDevice | fs.ModeCharDevice
+	case tar.TypeBlock:
+		ino.Mode |= fs.ModeDevice
 	case tar.TypeFifo:
+		ino.Mode |= fs.ModeNamedPipe
 	default:
 		return nil, fmt.Errorf("%w: %s: entry of unknown type %q", ErrHostile, name, hdr.Typeflag)
 	}
 	return ino, nil
 }
 
-// contentOf leaves plain contents in the archive where it has random access,
-// and reads others into memory.
-func contentOf(hdr *tar.Header, r io.Reader, at io.ReaderAt, off int64) (tree.Content, error) {
-	if at != nil && hdr.Typeflag == tar.TypeReg && !isSparse(hdr) {
-		return io.NewSectionReader(at, off, hdr.Size), nil
+func permissions(mode int64) fs.FileMode {
+	m := fs.FileMode(mode & 0o777)
+	for _, b := range modeBits {
+		if mode&b.tar != 0 {
+			m |= b.mode
+		}
 	}
-	var buf bytes.Buffer // grows with what is really there, not with what the header says
-	n, err := io.Copy(&buf, r)
-	if err != nil {
-		return nil, err
-	}
-	if n != hdr.Size {
-		return nil, fmt.Errorf("%d bytes, the header says %d: %w", n, hdr.Size, io.ErrUnexpectedEOF)
-	}
-	return bytes.NewReader(buf.Bytes()), nil
+	return m
 }
+
+// modeBits are those of a tar header whose place is another in fs.FileMode.
+var modeBits = [...]struct {
+	tar  int64
+	mode fs.FileMode
+}{{0o4000, fs.ModeSetuid}, {0o2000, fs.ModeSetgid}, {0o1000, fs.ModeSticky}}
 
 func isSparse(hdr *tar.Header) bool {
 	for k := range hdr.PAXRecords {
@@ -216,54 +258,59 @@ func isSparse(hdr *tar.Header) bool {
 	return false
 }
 
-func xattrs(hdr *tar.Header) map[string][]byte {
-	const prefix = "SCHILY.xattr."
-	var m map[string][]byte
+const xattrRecord = "SCHILY.xattr."
+
+func (u *untarrer) xattrs(name string, hdr *tar.Header, ino *tree.Inode) error {
+	size := 0
 	for k, v := range hdr.PAXRecords {
-		if name, ok := strings.CutPrefix(k, prefix); ok {
-			if m == nil {
-				m = map[string][]byte{}
+		if attr, ok := strings.CutPrefix(k, xattrRecord); ok {
+			if ino.Xattrs == nil {
+				ino.Xattrs = map[string][]byte{}
 			}
-			m[name] = []byte(v)
+			ino.Xattrs[attr] = []byte(v)
+			size += len(attr) + len(v)
 		}
 	}
-	return m
+	if size > maxXattrs {
+		return fmt.Errorf("%w: %s: %d bytes of extended attributes, want at most %d", ErrHostile, name, size, maxXattrs)
+	}
+	u.metadata += int64(size)
+	return nil
 }
 
 // cleanName makes a tar name a tree path, or refuses it.
 func cleanName(name string) (string, error) {
+	bad := func(why string) (string, error) {
+		if len(name) > 200 {
+			name = name[:100] + "…" + name[len(name)-60:]
+		}
+		if strings.ContainsFunc(name, control) {
+			name = fmt.Sprintf("%q", name)
+		}
+		return "", fmt.Errorf("%w: %s: %s", ErrHostile, name, why)
+	}
+	if len(name) > maxTarget {
+		return bad(fmt.Sprintf("%d bytes, want at most %d", len(name), maxTarget))
+	}
 	if path.IsAbs(name) {
-		return "", fmt.Errorf("%w: %s: absolute path", ErrHostile, name)
+		return bad("absolute path")
 	}
 	for part := range strings.SplitSeq(name, "/") {
 		if part == ".." {
-			return "", fmt.Errorf(`%w: %s: ".." in a path`, ErrHostile, name)
+			return bad(`".." in a path`)
 		}
+		if len(part) > 255 {
+			return bad(fmt.Sprintf("a name of %d bytes in a path, want at most 255", len(part)))
+		}
+	}
+	if strings.ContainsFunc(name, control) {
+		return bad("a control character in a path")
 	}
 	clean := path.Clean(name)
 	if !tree.Valid(clean) {
-		return "", fmt.Errorf("%w: %q: not a valid path", ErrHostile, name)
+		return bad("not a valid path")
 	}
 	return clean, nil
 }
 
-// escapes says whether the relative symbolic link target at name climbs above
-// the root. An absolute one is relative to the root on the node.
-func escapes(name, target string) bool {
-	if path.IsAbs(target) {
-		return false
-	}
-	depth := strings.Count(name, "/")
-	for part := range strings.SplitSeq(target, "/") {
-		switch part {
-		case "", ".":
-		case "..":
-			if depth--; depth < 0 {
-				return true
-			}
-		default:
-			depth++
-		}
-	}
-	return false
-}
+func control(r rune) bool { return r < ' ' || r == 0x7f }
