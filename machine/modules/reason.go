@@ -97,7 +97,7 @@ func explain(name string, err error, records []kmsg.Record) *Error {
 	case unix.EINVAL:
 		switch {
 		case has("disagrees about version of symbol "):
-			words = "built against another kernel"
+			words = "built against another kernel, or another version of a module"
 		case has("for parameter "):
 			words = "bad parameter"
 		case has("Unknown symbol ") || has("namespace"):

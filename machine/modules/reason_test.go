@@ -27,7 +27,7 @@ func TestExplain(t *testing.T) {
 			"nothing in the kernel exports a symbol it needs (ENOENT): Unknown symbol level (err -2)"},
 		{unix.ENOENT, nil, Failed, "its own start did not find something (ENOENT)"},
 		{unix.EINVAL, []string{"kiln_b: disagrees about version of symbol level", "kiln_b: Unknown symbol level (err -22)"}, Failed,
-			"built against another kernel (EINVAL): disagrees about version of symbol level; Unknown symbol level (err -22)"},
+			"built against another kernel, or another version of a module (EINVAL): disagrees about version of symbol level; Unknown symbol level (err -22)"},
 		{unix.EINVAL, []string{"kiln_b: `x' invalid for parameter `level'"}, Failed, "bad parameter (EINVAL): `x' invalid for parameter `level'"},
 		{unix.EINVAL, []string{"kiln_b: module uses symbol (x) from namespace N, but does not import it.", "kiln_b: Unknown symbol x (err -22)"}, Failed,
 			"the kernel does not let it use a symbol (EINVAL): module uses symbol (x) from namespace N, but does not import it.; Unknown symbol x (err -22)"},
