@@ -68,7 +68,6 @@ const updates = "updates"
 // BuiltExtension is an extension, and what checking it has found.
 type BuiltExtension struct {
 	*extensions.Extension
-	Tree    *tree.Tree // with manifest.yaml and rootfs/
 	Verdict *Verdict
 }
 
@@ -116,7 +115,7 @@ func BuildExtension(ctx context.Context, r ExtensionRequest) (*BuiltExtension, e
 		return nil, err
 	}
 	verdict.Findings = slices.DeleteFunc(verdict.Findings, func(f gate.Finding) bool { return f.Origin != e.String() })
-	return &BuiltExtension{e, t, verdict}, nil
+	return &BuiltExtension{e, verdict}, nil
 }
 
 // Symvers returns the symbols that the modules of extensions export, as a

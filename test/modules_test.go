@@ -79,10 +79,12 @@ func TestModuleExtensions(t *testing.T) {
 	kilna := b.build(t, "testdata/kilna", "--no-load", "--option", "kilna level=7")
 	kilnb := b.build(t, "testdata/kilnb", "--version", "1.0", "--below", kilna)
 
-	var manifest struct{ Requires []string }
+	var report struct {
+		Layers []struct{ Manifest struct{ Requires []string } }
+	}
 	out := b.run(t, "extension", "inspect", "--json", kilnb)
-	if err := json.Unmarshal([]byte(out), &struct{ Manifest any }{&manifest}); err != nil || !slices.Equal(manifest.Requires, []string{"kilna"}) {
-		t.Errorf("kilnb requires %v, %v, want kilna\n%s", manifest.Requires, err, out)
+	if err := json.Unmarshal([]byte(out), &report); err != nil || len(report.Layers) != 1 || !slices.Equal(report.Layers[0].Manifest.Requires, []string{"kilna"}) {
+		t.Errorf("kilnb: %v, want it to require kilna\n%s", err, out)
 	}
 	all := []string{kilna, kilnb}
 	for _, name := range []string{"rapiddisk", "vpoll"} {

@@ -10,7 +10,6 @@ import (
 
 	"github.com/spf13/cobra"
 
-	"github.com/kilnhq/kiln/extensions"
 	"github.com/kilnhq/kiln/imager"
 	"github.com/kilnhq/kiln/imager/base"
 	"github.com/kilnhq/kiln/internal/progress"
@@ -18,6 +17,8 @@ import (
 )
 
 type buildFlags struct {
+	extensionFlags
+
 	base       string
 	extensions []string
 	kernelArgs []string
@@ -58,7 +59,8 @@ the software in it, FILE.spdx.json.`,
 		ValidArgs: profiles.Names(),
 	}
 	c.Flags().StringVar(&f.base, "base", "base", "OCI image layout of the base, from 'kiln base build'")
-	c.Flags().StringArrayVar(&f.extensions, "extension", nil, "system extension: a directory, tar or OCI image layout (repeatable; lowest layer first)")
+	c.Flags().StringArrayVar(&f.extensions, "extension", nil, "system extension: a directory, tar, squashfs or OCI image layout, or HOST/NAME:TAG in a registry (repeatable; lowest layer first)")
+	f.add(c.Flags())
 	c.Flags().StringArrayVar(&f.kernelArgs, "kernel-arg", nil, "kernel argument to append (repeatable)")
 	c.Flags().StringVar(&f.arch, "arch", "", "architecture, instead of the profile's: amd64 or arm64")
 	c.Flags().StringSliceVar(&f.formats, "format", nil, "output formats, instead of the profile's or the file name's: "+strings.Join(imager.Formats(), ", "))
@@ -85,12 +87,8 @@ func build(ctx context.Context, c *cobra.Command, r *progress.Reporter, name str
 	if req.Epoch, err = epoch(b.Config.Epoch); err != nil {
 		return err
 	}
-	for _, ref := range f.extensions {
-		e, err := extensions.Open(ctx, ref, p.Arch, extensions.Limits{})
-		if err != nil {
-			return err
-		}
-		req.Extensions = append(req.Extensions, e)
+	if req.Extensions, err = f.open(ctx, f.extensions, p.Arch); err != nil {
+		return err
 	}
 	if req.Certificates, err = loadCertificates(f.certs); err != nil {
 		return err

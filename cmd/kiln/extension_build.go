@@ -21,6 +21,8 @@ import (
 )
 
 type extensionBuild struct {
+	extensionFlags
+
 	base, arch, output string
 
 	// where modules come from
@@ -46,8 +48,8 @@ func newExtensionBuild(g *globals) *cobra.Command {
 	c := &cobra.Command{
 		Use:   "build",
 		Short: "Build a system extension with kernel modules",
-		Long: `Build a system extension with kernel modules, check it against the base, and
-write it as an OCI image layout. The modules come from
+		Long: `Build a system extension with kernel modules, check it against the base, and store
+it. The modules come from
 
   --module-source  a directory with a Makefile, or a DKMS package (.deb): they
                    are built with a kernel kit (see 'kiln kernel kit'), make and gcc
@@ -106,7 +108,8 @@ for is loaded, too.`,
 	s.StringVar(&f.signHash, "sign-hash", "sha256", "digest that is signed: sha256, sha384 or sha512")
 	s.BoolVar(&f.noCompress, "no-compress", false, "leave built modules uncompressed")
 	s.BoolVar(&f.strict, "strict", false, "treat warnings as errors")
-	s.StringVarP(&f.output, "output", "o", "", "OCI image layout to write")
+	f.add(s)
+	s.StringVarP(&f.output, "output", "o", "", "what to write: FILE.tar for a tar that 'docker load' takes too, FILE.raw for a systemd-sysext, otherwise an OCI image layout")
 	c.MarkFlagRequired("output")
 	return c
 }
@@ -130,12 +133,8 @@ func (f *extensionBuild) run(c *cobra.Command, r *progress.Reporter) error {
 	if req.Signer, err = f.signer(); err != nil {
 		return err
 	}
-	for _, ref := range f.below {
-		e, err := extensions.Open(ctx, ref, f.arch, extensions.Limits{})
-		if err != nil {
-			return err
-		}
-		req.Below = append(req.Below, e)
+	if req.Below, err = f.open(ctx, f.below, f.arch); err != nil {
+		return err
 	}
 	if f.source != "" {
 		tmp, err := os.MkdirTemp("", "kiln-extension-")
@@ -158,7 +157,7 @@ func (f *extensionBuild) run(c *cobra.Command, r *progress.Reporter) error {
 	if err := e.Verdict.Err(f.strict); err != nil {
 		return err
 	}
-	if err := extensions.WriteLayout(ctx, f.output, e.Tree, f.arch, b.Config.Epoch); err != nil {
+	if err := save(ctx, e.Extension, f.output, formOf(f.output), f.arch, b.Config.Epoch); err != nil {
 		return err
 	}
 	r.Logger().Info("extension", "name", e.Manifest.Metadata.Name, "version", e.Manifest.Metadata.Version, "digest", e.Digest)
@@ -173,6 +172,17 @@ func logFindings(ctx context.Context, r *progress.Reporter, list []gate.Finding)
 			r.Logger().Log(ctx, f.Severity.Level(), f.String(), "code", f.Code)
 		}
 	}
+}
+
+// formOf is the form of an extension that a file's name stands for.
+func formOf(name string) string {
+	switch filepath.Ext(name) {
+	case ".tar":
+		return "tar"
+	case ".raw":
+		return "sysext"
+	}
+	return "layout"
 }
 
 func (f *extensionBuild) signer() (*sign.Signer, error) {

@@ -9,7 +9,6 @@ import (
 
 	"github.com/spf13/cobra"
 
-	"github.com/kilnhq/kiln/extensions"
 	"github.com/kilnhq/kiln/imager"
 	"github.com/kilnhq/kiln/imager/base"
 	"github.com/kilnhq/kiln/kernel/gate"
@@ -19,6 +18,7 @@ import (
 
 func newExtensionCheck() *cobra.Command {
 	var f struct {
+		extensionFlags
 		base, arch, profile string
 		kernelArgs, certs   []string
 		strict, asJSON      bool
@@ -35,12 +35,7 @@ what was found, what was wanted and what to do. Errors make the exit code 4.`,
 		Example: `  kiln extension check zfs.oci --base base
   kiln extension check spl.oci zfs.oci --base base --profile metal --strict
   kiln extension check --json zfs.oci | jq -r '.findings[] | .code + " " + .file'`,
-		Args: func(c *cobra.Command, args []string) error {
-			if len(args) == 0 {
-				return usageError{fmt.Errorf("%s takes at least one extension; see '%s --help'", c.CommandPath(), c.CommandPath())}
-			}
-			return nil
-		},
+		Args: atLeastOne,
 		RunE: func(c *cobra.Command, args []string) error {
 			b, err := base.Open(f.base, f.arch)
 			if err != nil {
@@ -52,13 +47,9 @@ what was found, what was wanted and what to do. Errors make the exit code 4.`,
 					return err
 				}
 			}
-			var all []*extensions.Extension
-			for _, ref := range args {
-				e, err := extensions.Open(c.Context(), ref, f.arch, extensions.Limits{})
-				if err != nil {
-					return err
-				}
-				all = append(all, e)
+			all, err := f.open(c.Context(), args, f.arch)
+			if err != nil {
+				return err
 			}
 			certs, err := loadCertificates(f.certs)
 			if err != nil {
@@ -84,6 +75,7 @@ what was found, what was wanted and what to do. Errors make the exit code 4.`,
 	c.Flags().StringVar(&f.base, "base", "base", "base the extensions are for")
 	c.Flags().StringVar(&f.arch, "arch", "amd64", "architecture: amd64 or arm64")
 	c.Flags().StringVar(&f.profile, "profile", "", "also check for the drivers that this profile's platform needs")
+	f.add(c.Flags())
 	c.Flags().StringArrayVar(&f.kernelArgs, "kernel-arg", nil, "kernel argument that the image will have, such as module.sig_enforce=1 (repeatable)")
 	c.Flags().StringArrayVar(&f.certs, "module-certificate", nil, moduleCertificateUsage)
 	c.Flags().BoolVar(&f.strict, "strict", false, "treat warnings as errors")

@@ -1,9 +1,6 @@
 package main
 
 import (
-	"encoding/json"
-	"fmt"
-
 	"github.com/spf13/cobra"
 
 	"github.com/kilnhq/kiln/extensions"
@@ -12,8 +9,8 @@ import (
 
 func newExtensionInspect() *cobra.Command {
 	var f struct {
+		extensionFlags
 		base, arch string
-		insecure   []string
 		asJSON     bool
 	}
 	c := &cobra.Command{
@@ -24,14 +21,9 @@ kernel modules, firmware. With several, lowest layer first, or with a base, show
 what stands in the way of stacking them too. That does not change the exit code;
 'kiln extension check' does.`,
 		Example: `  kiln extension inspect zfs.oci
-  kiln extension inspect --json ghcr.io/example/zfs:2.3 | jq -r '.layers[0].imageDigest'
+  kiln extension inspect --json registry.example.com/example/zfs:2.3 | jq -r '.layers[0].imageDigest'
   kiln extension inspect spl.oci zfs.oci --base base`,
-		Args: func(c *cobra.Command, args []string) error {
-			if len(args) == 0 {
-				return usageError{fmt.Errorf("%s takes at least one extension; see '%s --help'", c.CommandPath(), c.CommandPath())}
-			}
-			return nil
-		},
+		Args: atLeastOne,
 		RunE: func(c *cobra.Command, args []string) error {
 			var target extensions.Target
 			if f.base != "" {
@@ -45,29 +37,23 @@ what stands in the way of stacking them too. That does not change the exit code;
 				}
 				target = extensions.Target{Release: b.Config.Release, Arch: b.Config.Arch, Files: files}
 			}
-			var all []*extensions.Extension
-			for _, ref := range args {
-				e, err := extensions.Open(c.Context(), ref, f.arch, extensions.Limits{Insecure: f.insecure})
-				if err != nil {
-					return err
-				}
-				all = append(all, e)
+			all, err := f.open(c.Context(), args, f.arch)
+			if err != nil {
+				return err
 			}
 			report, err := extensions.NewReport(c.Context(), target, all)
 			if err != nil {
 				return err
 			}
-			if !f.asJSON {
-				return report.WriteText(c.OutOrStdout())
+			if f.asJSON {
+				return printJSON(c, report)
 			}
-			enc := json.NewEncoder(c.OutOrStdout())
-			enc.SetIndent("", "  ")
-			return enc.Encode(report)
+			return report.WriteText(c.OutOrStdout())
 		},
 	}
 	c.Flags().StringVar(&f.base, "base", "", "base to stack the extensions on")
 	c.Flags().StringVar(&f.arch, "arch", "amd64", "architecture: amd64 or arm64")
-	c.Flags().StringArrayVar(&f.insecure, "insecure", nil, "registry, HOST or HOST:PORT, that may be asked over plain HTTP (repeatable)")
+	f.add(c.Flags())
 	c.Flags().BoolVar(&f.asJSON, "json", false, "print JSON")
 	return c
 }

@@ -17,10 +17,10 @@ func newExtensionPush() *cobra.Command {
 		Long: `Store a system extension in a registry and print where it is, by digest. An
 extension that is an image already keeps its digest. Credentials are those of
 'docker login'.`,
-		Example: "  kiln extension push zfs.oci ghcr.io/example/zfs:2.3",
+		Example: "  kiln extension push zfs.oci registry.example.com/example/zfs:2.3",
 		Args:    args(2, "an extension and where to store it"),
 		RunE: func(c *cobra.Command, args []string) error {
-			e, when, err := f.open(c.Context(), args[0])
+			e, when, err := f.one(c.Context(), args[0])
 			if err != nil {
 				return err
 			}
@@ -59,7 +59,7 @@ Layout and tar hold the image that 'kiln extension push' stores, with one digest
 			if format != "layout" && format != "tar" && format != "sysext" {
 				return usageError{fmt.Errorf("--format %q, want layout, tar or sysext", format)}
 			}
-			e, when, err := f.open(c.Context(), args[0])
+			e, when, err := f.one(c.Context(), args[0])
 			if err != nil {
 				return err
 			}
@@ -93,21 +93,24 @@ func save(ctx context.Context, e *extensions.Extension, output, format, arch str
 
 // extensionSource are the flags of commands that read one extension.
 type extensionSource struct {
-	arch     string
-	insecure []string
+	extensionFlags
+	arch string
 }
 
 func (f *extensionSource) flags(c *cobra.Command) {
 	c.Flags().StringVar(&f.arch, "arch", "amd64", "architecture: amd64 or arm64")
-	c.Flags().StringArrayVar(&f.insecure, "insecure", nil, "registry, HOST or HOST:PORT, that may be asked over plain HTTP (repeatable)")
+	f.add(c.Flags())
 }
 
-// open returns the extension and the time of what is made of it.
-func (f *extensionSource) open(ctx context.Context, ref string) (*extensions.Extension, int64, error) {
+// one returns the extension and the time of what is made of it.
+func (f *extensionSource) one(ctx context.Context, ref string) (*extensions.Extension, int64, error) {
 	when, err := epoch(0)
 	if err != nil {
 		return nil, 0, err
 	}
-	e, err := extensions.Open(ctx, ref, f.arch, extensions.Limits{Insecure: f.insecure})
-	return e, when, err
+	all, err := f.open(ctx, []string{ref}, f.arch)
+	if err != nil {
+		return nil, 0, err
+	}
+	return all[0], when, nil
 }

@@ -30,13 +30,18 @@ the layers that the initramfs carries. Nothing is mounted or unpacked.`,
 			if !asJSON {
 				return img.WriteText(c.OutOrStdout())
 			}
-			enc := json.NewEncoder(c.OutOrStdout())
-			enc.SetIndent("", "  ")
-			return enc.Encode(img)
+			return printJSON(c, img)
 		},
 	}
 	c.Flags().BoolVar(&asJSON, "json", false, "print JSON")
 	return c
+}
+
+func printJSON(c *cobra.Command, v any) error {
+	enc := json.NewEncoder(c.OutOrStdout())
+	enc.SetIndent("", "  ")
+	enc.SetEscapeHTML(false)
+	return enc.Encode(v)
 }
 
 func inspectFile(name string) (*inspect.Image, error) {
