@@ -83,26 +83,45 @@ func ParseManifest(file string, data []byte) (Manifest, error) {
 	if err := strictyaml.Decode(file, data, &m); err != nil {
 		return Manifest{}, err
 	}
-	if err := m.Validate(); err != nil {
-		return Manifest{}, fmt.Errorf("%s: %w", file, err)
+	var errs []error
+	for _, f := range m.faults() {
+		line, column := strictyaml.Find(data, f.key)
+		errs = append(errs, fmt.Errorf("%s:%d:%d: %w", file, line, column, f))
+	}
+	if len(errs) > 0 {
+		return Manifest{}, errors.Join(errs...)
 	}
 	return m, nil
 }
 
+// fault is a value that a manifest may not have.
+type fault struct{ key, text string }
+
+func (f fault) Error() string { return fmt.Sprintf("%v: %s %s", ErrManifest, f.key, f.text) }
+func (f fault) Unwrap() error { return ErrManifest }
+
 // Validate says what is wrong with m, or nil.
 func (m *Manifest) Validate() error {
 	var errs []error
-	bad := func(format string, args ...any) {
-		errs = append(errs, fmt.Errorf("%w: %s", ErrManifest, fmt.Sprintf(format, args...)))
+	for _, f := range m.faults() {
+		errs = append(errs, f)
+	}
+	return errors.Join(errs...)
+}
+
+func (m *Manifest) faults() []fault {
+	var all []fault
+	bad := func(key, format string, args ...any) {
+		all = append(all, fault{key, fmt.Sprintf(format, args...)})
 	}
 	if m.Version != ManifestVersion {
-		bad("version %q, want %q", m.Version, ManifestVersion)
+		bad("version", "%q, want %q", m.Version, ManifestVersion)
 	}
 	if !nameRE.MatchString(m.Metadata.Name) {
-		bad("metadata.name %q, want lower-case letters, digits, '.', '_' and '-', at most 64", m.Metadata.Name)
+		bad("metadata.name", "%q, want lower-case letters, digits, '.', '_' and '-', at most 64", m.Metadata.Name)
 	}
-	if m.Metadata.Version == "" || strings.ContainsAny(m.Metadata.Version, " \t\n,\"") || len(m.Metadata.Version) > 128 {
-		bad("metadata.version %q, want one word", m.Metadata.Version)
+	if v := m.Metadata.Version; v == "" || len(v) > 128 || strings.ContainsFunc(v, func(r rune) bool { return r <= ' ' || r > '~' || r == ',' || r == '"' }) {
+		bad("metadata.version", "%q, want one word", m.Metadata.Version)
 	}
 	m.Kernel.validate(bad)
 	for _, list := range []struct {
@@ -112,48 +131,51 @@ func (m *Manifest) Validate() error {
 		for i, name := range list.names {
 			switch {
 			case !nameRE.MatchString(name):
-				bad("%s[%d] %q, want the name of an extension", list.key, i, name)
+				bad(at(list.key, i), "%q, want the name of an extension", name)
 			case name == m.Metadata.Name:
-				bad("%s[%d] %q is this extension", list.key, i, name)
+				bad(at(list.key, i), "%q is this extension", name)
 			}
 		}
 	}
 	for i, name := range m.Replaces {
 		if name == "." || !fs.ValidPath(name) {
-			bad("replaces[%d] %q, want a path relative to the root, without . and ..", i, name)
+			bad(at("replaces", i), "%q, want a path relative to the root, without . and ..", name)
 		}
 	}
-	return errors.Join(errs...)
+	return all
 }
 
-func (k *Kernel) validate(bad func(format string, args ...any)) {
+func (k *Kernel) validate(bad func(key, format string, args ...any)) {
 	if k.Arch != "" && k.Arch != "amd64" && k.Arch != "arm64" {
-		bad("kernel.arch %q, want amd64 or arm64", k.Arch)
+		bad("kernel.arch", "%q, want amd64 or arm64", k.Arch)
 	}
 	if strings.ContainsFunc(k.Release, func(r rune) bool { return r <= ' ' || r == '/' || r > '~' }) {
-		bad("kernel.release %q, want one word, as uname -r prints it", k.Release)
+		bad("kernel.release", "%q, want one word, as uname -r prints it", k.Release)
 	}
 	for _, list := range []struct {
 		key     string
 		modules []Module
-	}{{"modules", k.Modules}, {"options", k.Options}} {
+	}{{"kernel.modules", k.Modules}, {"kernel.options", k.Options}} {
 		for i, mod := range list.modules {
 			if !moduleRE.MatchString(mod.Name) {
-				bad("kernel.%s[%d].name %q, want a module's name without path and .ko", list.key, i, mod.Name)
+				bad(at(list.key, i)+".name", "%q, want a module's name without path and .ko", mod.Name)
 			}
-			if strings.ContainsAny(mod.Parameters, "\n\x00") {
-				bad("kernel.%s[%d].parameters %q, want one line", list.key, i, mod.Parameters)
+			if strings.ContainsFunc(mod.Parameters, control) {
+				bad(at(list.key, i)+".parameters", "%q, want one line", mod.Parameters)
 			}
 		}
 	}
 	for i, mod := range k.Options {
 		if strings.TrimSpace(mod.Parameters) == "" {
-			bad("kernel.options[%d].parameters is empty, want parameters for %s", i, mod.Name)
+			bad(at("kernel.options", i)+".parameters", "is empty, want parameters for %s", mod.Name)
 		}
 	}
 	for i, name := range k.Blacklist {
 		if !moduleRE.MatchString(name) {
-			bad("kernel.blacklist[%d] %q, want a module's name without path and .ko", i, name)
+			bad(at("kernel.blacklist", i), "%q, want a module's name without path and .ko", name)
 		}
 	}
 }
+
+// at is the key of element i of a list.
+func at(key string, i int) string { return fmt.Sprintf("%s[%d]", key, i) }
