@@ -121,7 +121,8 @@ func indexTree(b *base.Base, all []*extensions.Extension, modules [][]depmod.Mod
 func modprobeConf(m extensions.Manifest) []byte {
 	var b bytes.Buffer
 	for _, o := range m.Kernel.Options {
-		fmt.Fprintf(&b, "options %s %s\n", o.Name, o.Parameters)
+		// A backslash at the end of a line would continue it.
+		fmt.Fprintf(&b, "options %s %s \n", o.Name, o.Parameters)
 	}
 	for _, name := range m.Kernel.Blacklist {
 		fmt.Fprintf(&b, "blacklist %s\n", name)

@@ -154,7 +154,7 @@ func TestBoot(t *testing.T) {
 			}
 			for key, want := range map[string]string{
 				"release": release, "slot": "A", "firmware": string(c.firmware), "disk": c.disk,
-				"state": state, "ephemeral": ephemeral, "extensions": extension,
+				"state": state, "ephemeral": ephemeral, "extensions": extension, "failed": "-",
 			} {
 				if got := up.fields[key]; got != want {
 					t.Errorf("ready with %s=%s, want %s", key, got, want)

@@ -13,10 +13,12 @@ import (
 // milestone is a line that a node prints on its console while it starts:
 //
 //	kiln: stage=NAME t=SECONDS[ KEY=VALUE…]
+//	kiln: module KEY=VALUE… t=SECONDS
+//	kiln: note text="…" t=SECONDS
 //	kiln: ready KEY=VALUE… t=SECONDS
 //	kiln: failed stage=NAME error="…" t=SECONDS
 type milestone struct {
-	word   string // "", "ready" or "failed"
+	word   string // "", "module", "note", "ready" or "failed"
 	fields map[string]string
 }
 

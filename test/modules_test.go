@@ -57,10 +57,13 @@ func (b *bakery) boot(t *testing.T, extensions ...string) (milestone, *vm.Machin
 	return ready(t, ctx, m), m
 }
 
-// loaded checks that the modules are on the node, in the order they were loaded in.
+// loaded checks that the modules are on the node, and that none has failed.
 func loaded(t *testing.T, up milestone, want ...string) {
 	t.Helper()
 	got := list(up.fields["modules"])
+	if failed := up.fields["failed"]; failed != "-" {
+		t.Errorf("ready with failed=%s", failed)
+	}
 	for _, name := range want {
 		if !slices.Contains(got, name) {
 			t.Errorf("ready with modules=%s, want %s to be one of them", up.fields["modules"], name)
