@@ -1,7 +1,7 @@
 package qcow2
 
-// maxGaps is how many partly used clusters are kept open.
-const maxGaps = 16
+// maxGaps is how many gaps are kept open.
+const maxGaps = 64
 
 // gap is space at the end of a cluster that holds compressed clusters.
 type gap struct{ at, end int64 }
@@ -10,7 +10,8 @@ type gap struct{ at, end int64 }
 //
 // A cluster that is stored as it is begins at a multiple of the cluster size,
 // compressed ones fill what is between: each goes into the smallest gap that it
-// fits in, or continues from the last cluster into a new one.
+// fits in, or continues from the end of the file into a new cluster, or begins a
+// new cluster behind all others.
 type placer struct {
 	geometry
 	next   int64    // offset of the first free cluster; all behind it are free

@@ -8,6 +8,7 @@ import (
 	"os"
 	"os/exec"
 	"path/filepath"
+	"slices"
 	"strings"
 	"testing"
 
@@ -217,6 +218,9 @@ func TestWrittenImages(t *testing.T) {
 		writeRaw(t, raw, d)
 		for kind, write := range kinds {
 			for _, clusterSize := range clusterSizes {
+				if clusterSize != 0 && !slices.Contains([]string{"no sectors", "odd size", "unaligned", "mixed"}, name) {
+					continue
+				}
 				t.Run(fmt.Sprintf("%s/%s/%d", name, kind, clusterSize), func(t *testing.T) {
 					image := filepath.Join(t.TempDir(), "disk.qcow2")
 					write(t, image, d, clusterSize)

@@ -204,32 +204,43 @@ func (w *writer) compress(disk *extent.Map, z compressor, b *batch) error {
 	return nil
 }
 
-// write gives the clusters of b their places.
+// write gives the clusters of b their places: first the compressed ones, so
+// that they lie in a row, then the others.
 func (w *writer) write(b *batch) error {
 	packed := b.packed
 	for i, length := range b.lengths {
-		cluster := b.first + int64(i)
-		switch {
-		case length < 0:
-			at := w.place.allocate(1)
-			start := i << w.clusterBits
-			if _, err := w.dst.WriteAt(b.content[start:start+int(w.clusterSize())], at); err != nil {
-				return err
-			}
-			w.enter(cluster, flagCopied|uint64(at))
-		case length > 0:
-			at := w.place.pack(int64(length))
-			if at>>w.packedShift() != 0 {
-				return fmt.Errorf("%w: compressed data at %d is out of reach of clusters of %d bytes; use smaller clusters",
-					ErrInvalid, at, w.clusterSize())
-			}
-			if _, err := w.dst.WriteAt(packed[:length], at); err != nil {
-				return err
-			}
-			packed = packed[length:]
-			more := uint64((at+int64(length)-1)/sector - at/sector)
-			w.enter(cluster, flagPacked|more<<w.packedShift()|uint64(at))
+		if length <= 0 {
+			continue
 		}
+		at := w.place.pack(int64(length))
+		if at>>w.packedShift() != 0 {
+			return fmt.Errorf("%w: compressed data at %d is out of reach of clusters of %d bytes; use smaller clusters",
+				ErrInvalid, at, w.clusterSize())
+		}
+		if _, err := w.dst.WriteAt(packed[:length], at); err != nil {
+			return err
+		}
+		packed = packed[length:]
+		more := uint64((at+int64(length)-1)/sector - at/sector)
+		w.enter(b.first+int64(i), flagPacked|more<<w.packedShift()|uint64(at))
+	}
+	for i := 0; i < len(b.lengths); {
+		n := 0
+		for i+n < len(b.lengths) && b.lengths[i+n] < 0 {
+			n++
+		}
+		if n == 0 {
+			i++
+			continue
+		}
+		at := w.place.allocate(int64(n))
+		if _, err := w.dst.WriteAt(b.content[i<<w.clusterBits:(i+n)<<w.clusterBits], at); err != nil {
+			return err
+		}
+		for j := range n {
+			w.enter(b.first+int64(i+j), flagCopied|uint64(at+int64(j)<<w.clusterBits))
+		}
+		i += n
 	}
 	return nil
 }
