@@ -1,6 +1,7 @@
 package extensions
 
 import (
+	"bytes"
 	"fmt"
 	"io"
 	"os"
@@ -88,9 +89,8 @@ func (s *spool) keep(p []byte) (extent.Source, error) {
 	return src, nil
 }
 
+// zero says whether p is all zeros: its first byte is, and each equals the one
+// before.
 func zero(p []byte) bool {
-	for len(p) > 0 && p[0] == 0 {
-		p = p[1:]
-	}
-	return len(p) == 0
+	return len(p) == 0 || p[0] == 0 && bytes.Equal(p[1:], p[:len(p)-1])
 }

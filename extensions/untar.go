@@ -189,6 +189,9 @@ func (u *untarrer) inode(name string, hdr *tar.Header, r io.Reader, at io.Reader
 		return nil, fmt.Errorf("%w: %s: owner %d:%d, want 32-bit numbers", ErrHostile, name, hdr.Uid, hdr.Gid)
 	}
 	ino.UID, ino.GID = uint32(hdr.Uid), uint32(hdr.Gid)
+	if hdr.Typeflag == tar.TypeChar || hdr.Typeflag == tar.TypeBlock {
+		ino.Major, ino.Minor = uint32(hdr.Devmajor), uint32(hdr.Devminor)
+	}
 	if err := u.xattrs(name, hdr, ino); err != nil {
 		return nil, err
 	}
