@@ -109,15 +109,26 @@ func BenchmarkWrite(b *testing.B) {
 	}
 }
 
+// BenchmarkMap writes the image as it is, and for comparison the raw disk.
 func BenchmarkMap(b *testing.B) {
 	raw, disk := payload(b)
-	out := filepath.Join(b.TempDir(), "out")
-	theirs, size := peer(b, out+".peer", "cp", "--sparse=always", raw)
-	before := cpu(b, syscall.RUSAGE_SELF)
-	b.SetBytes(disk.Allocated())
-	for b.Loop() {
-		os.Remove(out)
-		writeMap(b, out, disk, 0)
+	for _, bb := range []struct {
+		name  string
+		write func(path string)
+	}{
+		{"qcow2", func(path string) { writeMap(b, path, disk, 0) }},
+		{"raw", func(path string) { writeRaw(b, path, disk) }},
+	} {
+		b.Run(bb.name, func(b *testing.B) {
+			out := filepath.Join(b.TempDir(), "out")
+			theirs, size := peer(b, out+".peer", "cp", "--sparse=always", raw)
+			before := cpu(b, syscall.RUSAGE_SELF)
+			b.SetBytes(disk.Allocated())
+			for b.Loop() {
+				os.Remove(out)
+				bb.write(out)
+			}
+			report(b, out, cpu(b, syscall.RUSAGE_SELF)-before, theirs, size)
+		})
 	}
-	report(b, out, cpu(b, syscall.RUSAGE_SELF)-before, theirs, size)
 }
