@@ -12,13 +12,16 @@ import (
 	"github.com/klauspost/compress/zstd"
 
 	"github.com/kilnhq/kiln/imager/extent"
+	"github.com/kilnhq/kiln/imager/qcow2"
 	"github.com/kilnhq/kiln/internal/spelling"
+	"github.com/kilnhq/kiln/profiles"
 )
 
 // form is one way to write an image. Exactly one of layout, write and files is
 // set.
 type form struct {
 	suffix string // of the file's name
+	disk   bool   // holds the disk
 
 	// layout gives the whole file as a map, of which nothing has been read: it is
 	// written sparse and in parallel, or streamed.
@@ -32,13 +35,14 @@ type form struct {
 }
 
 // forms are the ways to write an image, by the name that profiles have for them.
-func forms() map[string]form {
+func forms(o profiles.Output) map[string]form {
 	asset := func(suffix string, get func(*assets) extent.Source) form {
 		return form{suffix: suffix, layout: func(i *Image) (*extent.Map, error) { return extent.Concat(1, get(i.assets)) }}
 	}
 	return map[string]form{
-		"raw":       {suffix: "raw", layout: func(i *Image) (*extent.Map, error) { return i.Disk, nil }},
-		"raw.zst":   {suffix: "raw.zst", write: writeZstd},
+		"raw":       {suffix: "raw", disk: true, layout: func(i *Image) (*extent.Map, error) { return i.Disk, nil }},
+		"raw.zst":   {suffix: "raw.zst", disk: true, write: writeZstd},
+		"qcow2":     qcow2Form(o.Compression),
 		"pxe":       {suffix: "pxe", files: pxe},
 		"uki":       asset("efi", func(a *assets) extent.Source { return a.uki }),
 		"kernel":    asset("vmlinuz", func(a *assets) extent.Source { return a.kernel }),
@@ -48,10 +52,13 @@ func forms() map[string]form {
 }
 
 // Formats lists the formats that images can be written in, sorted.
-func Formats() []string { return slices.Sorted(maps.Keys(forms())) }
+func Formats() []string { return slices.Sorted(maps.Keys(forms(profiles.Output{}))) }
 
-func formOf(format string) (form, error) {
-	f, ok := forms()[format]
+func (i *Image) form(format string) (form, error) {
+	f, ok := forms(i.request.Profile.Output)[format]
+	if ok && i.converted && !f.disk {
+		return form{}, refuse("output format %q is more than a disk; known for existing images: %s", format, strings.Join(DiskFormats(), ", "))
+	}
 	if !ok {
 		return form{}, refuse("output format %q%s", format, spelling.Hint(format, Formats()))
 	}
@@ -62,7 +69,7 @@ func formOf(format string) (form, error) {
 func FormatOf(name string) string {
 	found, longest := "", 0
 	for _, format := range Formats() {
-		if suffix := forms()[format].suffix; strings.HasSuffix(name, "."+suffix) && len(suffix) > longest {
+		if suffix := forms(profiles.Output{})[format].suffix; strings.HasSuffix(name, "."+suffix) && len(suffix) > longest {
 			found, longest = format, len(suffix)
 		}
 	}
@@ -71,12 +78,30 @@ func FormatOf(name string) string {
 
 // FileName is the name that the profile gives the file of a format.
 func (i *Image) FileName(format string) (string, error) {
-	f, err := formOf(format)
+	f, err := i.form(format)
 	if err != nil {
 		return "", err
 	}
 	p := i.request.Profile
 	return strings.NewReplacer("{NAME}", p.Name, "{ARCH}", p.Arch, "{EXT}", f.suffix).Replace(p.Output.Name), nil
+}
+
+// qcow2Form is qcow2 with the given compression of its clusters.
+func qcow2Form(compression string) form {
+	if compression == "none" {
+		return form{suffix: "qcow2", disk: true, layout: func(i *Image) (*extent.Map, error) { return qcow2.Map(i.Disk, 0) }}
+	}
+	return form{suffix: "qcow2", disk: true, write: func(ctx context.Context, i *Image, w io.Writer, progress func(int64)) error {
+		dst, ok := w.(qcow2.Target)
+		if !ok {
+			return fmt.Errorf("%w: qcow2 with compression is written back and forth and cannot be streamed; give a file, or --set output.compression=none", ErrRefused)
+		}
+		options := qcow2.Options{Compression: qcow2.Zstd}
+		if compression == "zlib" {
+			options.Compression = qcow2.Zlib
+		}
+		return qcow2.Write(ctx, dst, i.Disk, options, progress)
+	}}
 }
 
 // writeZstd compresses the disk. The payload is compressed already, so a fast
@@ -106,5 +131,3 @@ func (o *observer) Write(p []byte) (int, error) {
 	o.progress(int64(n))
 	return n, err
 }
-
-var errSeek = fmt.Errorf("%w: this format is written back and forth and cannot be streamed; give a file, or another compression", ErrRefused)

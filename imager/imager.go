@@ -53,6 +53,8 @@ type Image struct {
 	request Request
 	id      identity
 	assets  *assets
+
+	converted bool // from an image that was there
 }
 
 // Compose makes the disk image of a request. It reads what it must check, and

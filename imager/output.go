@@ -27,13 +27,13 @@ var ErrOutput = errors.New("cannot write the image")
 // While it writes it checks the base against its digests: a node would refuse
 // damaged layers, but firmware may not refuse a damaged kernel.
 func (i *Image) WriteFile(ctx context.Context, path, format string, digest bool, progress func(n int64)) (*Artifact, error) {
-	form, err := formOf(format)
+	form, err := i.form(format)
 	if err != nil {
 		return nil, err
 	}
 	a := &Artifact{Path: path, Format: format}
 	if form.files != nil {
-		if err := i.request.Base.Verify(ctx); err != nil {
+		if err := i.verify(ctx); err != nil {
 			return nil, err
 		}
 		files := form.files(i)
@@ -53,7 +53,7 @@ func (i *Image) WriteFile(ctx context.Context, path, format string, digest bool,
 	defer f.Close()
 	file := ArtifactFile{Name: filepath.Base(path)}
 	group, gctx := errgroup.WithContext(ctx)
-	group.Go(func() error { return i.request.Base.Verify(gctx) })
+	group.Go(func() error { return i.verify(gctx) })
 	group.Go(func() error {
 		err := i.writeFile(gctx, form, f.File, &file, digest, progress)
 		if err == nil {
@@ -112,11 +112,11 @@ func (i *Image) writeFile(ctx context.Context, form form, f *os.File, file *Arti
 
 // WriteTo streams the image in the given format, after it has checked the base.
 func (i *Image) WriteTo(ctx context.Context, w io.Writer, format string, progress func(n int64)) error {
-	form, err := formOf(format)
+	form, err := i.form(format)
 	if err != nil {
 		return err
 	}
-	if err := i.request.Base.Verify(ctx); err != nil {
+	if err := i.verify(ctx); err != nil {
 		return err
 	}
 	stream := form.write
@@ -155,7 +155,7 @@ func observe(progress func(int64)) func(int64) {
 // Size is the number of bytes that WriteFile, or else WriteTo, tells progress of
 // in all.
 func (i *Image) Size(format string, file bool) int64 {
-	form, err := formOf(format)
+	form, err := i.form(format)
 	if err == nil && form.files != nil {
 		var n int64
 		for _, src := range form.files(i) {

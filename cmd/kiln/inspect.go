@@ -1,40 +1,69 @@
 package main
 
 import (
+	"bytes"
 	"encoding/json"
 	"fmt"
-	"io"
-	"os"
 
 	"github.com/spf13/cobra"
 
 	"github.com/kilnhq/kiln/imager"
 	"github.com/kilnhq/kiln/imager/inspect"
+	"github.com/kilnhq/kiln/internal/atomicfile"
 )
 
 func newInspect() *cobra.Command {
-	var asJSON bool
+	var asJSON, sizes bool
+	var svg string
 	c := &cobra.Command{
 		Use:   "inspect IMAGE",
-		Short: "Show the partitions, boot entries and layers of a raw disk image",
-		Long: `Show what is in a raw disk image or on a disk: the partition map, the boot
-entries with their command lines, the sections of unified kernel images, and
-the layers that the initramfs carries. Nothing is mounted or unpacked.`,
-		Example: "  kiln inspect metal.raw\n  kiln inspect --json metal.raw | jq .partitions",
+		Short: "Show the partitions, boot entries and layers of a disk image",
+		Long: `Show what is in a disk image or on a disk: the partition map, the boot entries
+with their command lines, the sections of unified kernel images, and the layers
+that the initramfs carries; or, with --sizes, where the bytes go. Nothing is
+mounted or unpacked. ` + imageFormatsHelp,
+		Example: "  kiln inspect metal.raw\n  kiln inspect --json metal.qcow2 | jq .partitions\n  kiln inspect --sizes metal.raw\n  kiln inspect --sizes --svg sizes.svg metal.raw",
 		Args:    args(1, "one image"),
 		RunE: func(c *cobra.Command, args []string) error {
-			img, err := inspectFile(args[0])
+			d, err := openDisk(args[0])
 			if err != nil {
 				return err
 			}
-			if !asJSON {
-				return img.WriteText(c.OutOrStdout())
+			defer d.disk.Close()
+			if sizes || svg != "" {
+				return showSizes(c, d, asJSON, svg)
 			}
-			return printJSON(c, img)
+			if !asJSON {
+				return d.img.WriteText(c.OutOrStdout())
+			}
+			return printJSON(c, d.img)
 		},
 	}
 	c.Flags().BoolVar(&asJSON, "json", false, "print JSON")
+	c.Flags().BoolVar(&sizes, "sizes", false, "show where the bytes of the image go")
+	c.Flags().StringVar(&svg, "svg", "", "draw where the bytes go, as an SVG file")
 	return c
+}
+
+func showSizes(c *cobra.Command, d *openedDisk, asJSON bool, svg string) error {
+	files, err := d.contents(c.Context())
+	if err != nil {
+		return err
+	}
+	root := inspect.Sizes(d.img, files)
+	if svg != "" {
+		var b bytes.Buffer
+		if err := root.WriteSVG(&b); err != nil {
+			return err
+		}
+		if err := atomicfile.WriteFile(svg, b.Bytes(), 0o644); err != nil {
+			return fmt.Errorf("%w: %w", imager.ErrOutput, err)
+		}
+	}
+	if asJSON {
+		return printJSON(c, root)
+	}
+	return root.WriteText(c.OutOrStdout())
 }
 
 func printJSON(c *cobra.Command, v any) error {
@@ -42,21 +71,4 @@ func printJSON(c *cobra.Command, v any) error {
 	enc.SetIndent("", "  ")
 	enc.SetEscapeHTML(false)
 	return enc.Encode(v)
-}
-
-func inspectFile(name string) (*inspect.Image, error) {
-	f, err := os.Open(name)
-	if err != nil {
-		return nil, err
-	}
-	defer f.Close()
-	size, err := f.Seek(0, io.SeekEnd)
-	if err != nil {
-		return nil, err
-	}
-	img, err := inspect.Read(f, size)
-	if err != nil {
-		return nil, fmt.Errorf("%w: %s: %w", imager.ErrRefused, name, err)
-	}
-	return img, nil
 }

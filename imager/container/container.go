@@ -1,0 +1,124 @@
+// Package container opens images of disks in whatever format they are, told by
+// their content: as a map of the disk inside, of which nothing has been unpacked.
+package container
+
+import (
+	"errors"
+	"fmt"
+	"io"
+	"io/fs"
+	"os"
+
+	"golang.org/x/sys/unix"
+
+	"github.com/kilnhq/kiln/imager/extent"
+	"github.com/kilnhq/kiln/imager/qcow2"
+)
+
+// Disk is an open image.
+type Disk struct {
+	*extent.Map
+	Format string // as profiles name it
+
+	file *os.File
+}
+
+// Close closes the image; the map cannot be read any more.
+func (d *Disk) Close() error { return d.file.Close() }
+
+// kind is a format, and how it is known: by the bytes at an offset, from the end
+// of the file if it is negative.
+type kind struct {
+	format string
+	offset int64
+	magic  string
+	open   func(src extent.Source) (*extent.Map, error)
+}
+
+func kinds() []kind {
+	return []kind{
+		{"qcow2", 0, "QFI\xfb", qcow2.Open},
+	}
+}
+
+// Open opens the image in a file or on a block device.
+func Open(name string) (*Disk, error) {
+	f, err := os.Open(name)
+	if err != nil {
+		return nil, err
+	}
+	d, err := open(f)
+	if err != nil {
+		f.Close()
+		return nil, fmt.Errorf("%s: %w", name, err)
+	}
+	return d, nil
+}
+
+func open(f *os.File) (*Disk, error) {
+	fi, err := f.Stat()
+	if err != nil {
+		return nil, err
+	}
+	if m := fi.Mode(); !m.IsRegular() && m.Type()&fs.ModeDevice == 0 {
+		return nil, fmt.Errorf("%w: %s, want a file or a block device", errors.ErrUnsupported, m.Type())
+	}
+	size, err := f.Seek(0, io.SeekEnd)
+	if err != nil {
+		return nil, err
+	}
+	src := io.NewSectionReader(f, 0, size)
+	for _, k := range kinds() {
+		off := k.offset
+		if off < 0 {
+			off += size
+		}
+		magic := make([]byte, len(k.magic))
+		if off < 0 {
+			continue
+		}
+		if _, err := src.ReadAt(magic, off); err != nil || string(magic) != k.magic {
+			continue
+		}
+		m, err := k.open(src)
+		if err != nil {
+			return nil, err
+		}
+		return &Disk{m, k.format, f}, nil
+	}
+	m, err := raw(f, src, fi.Mode().IsRegular())
+	if err != nil {
+		return nil, err
+	}
+	return &Disk{m, "raw", f}, nil
+}
+
+// raw maps a raw image: holes of a sparse file are holes of the disk.
+func raw(f *os.File, src *io.SectionReader, sparse bool) (*extent.Map, error) {
+	m := extent.New(src.Size())
+	for off := int64(0); off < src.Size(); {
+		start, end := off, src.Size()
+		if sparse {
+			var err error
+			start, err = f.Seek(off, unix.SEEK_DATA)
+			if errors.Is(err, unix.ENXIO) {
+				break // a hole up to the end
+			}
+			if err == nil {
+				end, err = f.Seek(start, unix.SEEK_HOLE)
+			}
+			if err != nil { // the file system does not tell
+				start, end, sparse = off, src.Size(), false
+			}
+		}
+		part, err := extent.Section(src, start, end-start)
+		if err == nil {
+			err = m.Put(start, part)
+		}
+		if err != nil {
+			return nil, err
+		}
+		off = end
+	}
+	return m, nil
+}
