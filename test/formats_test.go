@@ -1,0 +1,120 @@
+//go:build linux
+
+package test
+
+import (
+	"encoding/json"
+	"os/exec"
+	"path/filepath"
+	"strings"
+	"testing"
+
+	"github.com/kilnhq/kiln/imager/vm"
+	"github.com/kilnhq/kiln/internal/oracle"
+)
+
+// diskFormats are the formats that qemu-img reads, what it calls them, and
+// whether it can check them.
+var diskFormats = map[string]struct {
+	qemu  string
+	check bool
+	set   string
+}{
+	"qcow2":      {qemu: "qcow2", check: true},
+	"qcow2 zlib": {qemu: "qcow2", check: true, set: "output.compression=zlib"},
+	"qcow2 none": {qemu: "qcow2", check: true, set: "output.compression=none"},
+}
+
+// buildFormat builds the test's image in a format.
+func buildFormat(t *testing.T, name string) string {
+	t.Helper()
+	format, _, _ := strings.Cut(name, " ")
+	file := filepath.Join(t.TempDir(), "metal."+format)
+	args := []string{"build", "metal", "--base", oracle.Artifact(t, "KILN_BASE"), "--extension", oracle.Artifact(t, "KILN_EXTENSION"),
+		"--format", format, "--output", file}
+	if set := diskFormats[name].set; set != "" {
+		args = append(args, "--set", set)
+	}
+	run(t, oracle.Artifact(t, "KILN_BIN"), args...)
+	return file
+}
+
+// The disk is the same in every format: qemu-img says so, and kiln.
+func TestFormats(t *testing.T) {
+	qemuImg, kiln, raw := oracle.Tool(t, "qemu-img"), oracle.Artifact(t, "KILN_BIN"), oracle.Artifact(t, "KILN_IMAGE")
+	for name, f := range diskFormats {
+		t.Run(name, func(t *testing.T) {
+			file := buildFormat(t, name)
+			if out := run(t, qemuImg, "compare", "-f", "raw", "-F", f.qemu, raw, file); !strings.Contains(out, "Images are identical.") {
+				t.Errorf("qemu-img compare: %s", out)
+			}
+			if f.check {
+				if out := run(t, qemuImg, "check", "-f", f.qemu, file); !strings.Contains(out, "No errors were found") {
+					t.Errorf("qemu-img check: %s", out)
+				}
+			}
+			if out := run(t, kiln, "verify", file); !strings.Contains(out, ": whole, "+f.qemu) {
+				t.Errorf("kiln verify: %s", out)
+			}
+			if out := run(t, kiln, "diff", raw, file); out != "" {
+				t.Errorf("kiln diff: %s", out)
+			}
+			back := filepath.Join(t.TempDir(), "back.raw")
+			run(t, kiln, "convert", file, "--output", back)
+			if digest(t, back) != digest(t, raw) {
+				t.Error("converted back to raw it is another disk")
+			}
+		})
+	}
+}
+
+// Two images that differ in an extension and an argument, as kiln diff sees them.
+func TestDiff(t *testing.T) {
+	kiln, raw := oracle.Artifact(t, "KILN_BIN"), oracle.Artifact(t, "KILN_IMAGE")
+	other := filepath.Join(t.TempDir(), "other.raw")
+	run(t, kiln, "build", "metal", "--base", oracle.Artifact(t, "KILN_BASE"), "--kernel-arg", "debug=1", "--output", other)
+	cmd := exec.Command(kiln, "diff", "--json", raw, other)
+	out, err := cmd.Output()
+	if cmd.ProcessState.ExitCode() != 1 {
+		t.Fatalf("%v\n%s", err, out)
+	}
+	var changes []struct{ Kind, Name, Old, New string }
+	if err := json.Unmarshal(out, &changes); err != nil {
+		t.Fatal(err)
+	}
+	seen := map[string]string{}
+	for _, c := range changes {
+		seen[c.Kind+" "+c.Name] = c.Old + ">" + c.New
+	}
+	if got := seen["kernel-arg grub debug"]; got != ">1" {
+		t.Errorf("kernel argument: %q", got)
+	}
+	if got := seen["layer wireguard"]; !strings.HasPrefix(got, "1 extension ") || !strings.HasSuffix(got, ">") {
+		t.Errorf("layer: %q", got)
+	}
+	modules := 0
+	for name := range seen {
+		if strings.HasPrefix(name, "module wireguard:") {
+			modules++
+		}
+	}
+	if modules == 0 {
+		t.Errorf("no module among %d changes", len(changes))
+	}
+}
+
+// The formats that QEMU boots from.
+func TestBootFormats(t *testing.T) {
+	for _, name := range []string{"qcow2"} {
+		for _, firmware := range []vm.Firmware{vm.BIOS, vm.UEFI} {
+			t.Run(name+"/"+string(firmware), func(t *testing.T) {
+				if testing.Short() {
+					t.Skip("SKIPPED: boots machines")
+				}
+				t.Parallel()
+				ctx, m := start(t, vm.Config{Image: buildFormat(t, name), Format: diskFormats[name].qemu, Firmware: firmware, Snapshot: true})
+				loaded(t, ready(t, ctx, m), "wireguard")
+			})
+		}
+	}
+}
