@@ -306,29 +306,3 @@ func TestCheck(t *testing.T) {
 		}
 	}
 }
-
-func FuzzParseManifest(f *testing.F) {
-	f.Add([]byte(manifest))
-	f.Add([]byte("version: v1alpha1\nmetadata:\n  name: x\n  version: 1.10\n  compatibility:\n    talos:\n      version: \">= v1.5.0\"\n"))
-	f.Fuzz(func(t *testing.T, data []byte) {
-		if m, err := ParseManifest("m", data); err == nil && m.Validate() != nil {
-			t.Error("ParseManifest returned an invalid manifest")
-		}
-	})
-}
-
-func FuzzUntar(f *testing.F) {
-	f.Add(archiveOf(f, valid()...), false)
-	f.Add(archiveOf(f, valid(entry{name: "rootfs/l", kind: tar.TypeSymlink, content: "../x"}, entry{name: "rootfs/.wh.usr", kind: tar.TypeReg})...), true)
-	f.Fuzz(func(t *testing.T, data []byte, layer bool) {
-		tr := tree.New()
-		if err := untar(bytes.NewReader(data), bytes.NewReader(data), tr, layer, Limits{Entries: 1000, Bytes: 1 << 20}); err != nil {
-			return
-		}
-		for name := range tr.All() {
-			if !tree.Valid(name) {
-				t.Errorf("path %q", name)
-			}
-		}
-	})
-}
