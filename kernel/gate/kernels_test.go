@@ -1,6 +1,7 @@
 package gate_test
 
 import (
+	"crypto/x509"
 	"io/fs"
 	"os"
 	"path/filepath"
@@ -9,6 +10,7 @@ import (
 	"sync"
 	"testing"
 
+	"github.com/kilnhq/kiln/kernel"
 	"github.com/kilnhq/kiln/kernel/deb"
 	"github.com/kilnhq/kiln/kernel/gate"
 	"github.com/kilnhq/kiln/kernel/module"
@@ -27,7 +29,7 @@ func TestWholeKernels(t *testing.T) {
 	for _, root := range kernels(t) {
 		t.Run(filepath.Base(root), func(t *testing.T) {
 			s, paths := wholeKernel(t, root)
-			layer := gate.Layer{Name: "all", Modules: readAll(t, root, s.Release, paths)}
+			layer := gate.Layer{Name: "all", Modules: readAll(t, root, s.Release, paths, certificates(t, root))}
 			firmware := 0
 			for _, f := range gate.Check(s, []gate.Layer{layer}) {
 				if f.Code == gate.Firmware {
@@ -48,7 +50,7 @@ func TestWholeKernels(t *testing.T) {
 func TestWholeKernelChanged(t *testing.T) {
 	root := kernels(t)[0]
 	s, paths := wholeKernel(t, root)
-	layer := gate.Layer{Name: "all", Modules: readAll(t, root, s.Release, paths)}
+	layer := gate.Layer{Name: "all", Modules: readAll(t, root, s.Release, paths, certificates(t, root))}
 	const symbol = "register_netdevice"
 	want := map[string]bool{}
 	for _, m := range layer.Modules {
@@ -79,12 +81,13 @@ func BenchmarkWholeKernel(b *testing.B) {
 	for _, root := range kernels(b) {
 		b.Run(filepath.Base(root), func(b *testing.B) {
 			s, paths := wholeKernel(b, root)
+			trusted := certificates(b, root)
 			b.Run("read", func(b *testing.B) {
 				for b.Loop() {
-					readAll(b, root, s.Release, paths)
+					readAll(b, root, s.Release, paths, trusted)
 				}
 			})
-			layer := gate.Layer{Name: "all", Modules: readAll(b, root, s.Release, paths)}
+			layer := gate.Layer{Name: "all", Modules: readAll(b, root, s.Release, paths, trusted)}
 			b.Run("check", func(b *testing.B) {
 				for b.Loop() {
 					gate.Check(s, []gate.Layer{layer})
@@ -165,8 +168,22 @@ func symversOf(t testing.TB, release string) []byte {
 	return data
 }
 
+// certificates are those in the kernel's image.
+func certificates(t testing.TB, root string) []*x509.Certificate {
+	t.Helper()
+	k, err := kernel.Import(t.Context(), root)
+	if err != nil {
+		t.Fatal(err)
+	}
+	list, err := k.Certificates()
+	if err != nil || len(list) == 0 {
+		t.Fatalf("certificates %v, %v", list, err)
+	}
+	return list
+}
+
 // readAll reads modules with all processors.
-func readAll(t testing.TB, root, release string, paths []string) []gate.Module {
+func readAll(t testing.TB, root, release string, paths []string, trusted []*x509.Certificate) []gate.Module {
 	t.Helper()
 	out := make([]gate.Module, len(paths))
 	var wg sync.WaitGroup
@@ -179,7 +196,7 @@ func readAll(t testing.TB, root, release string, paths []string) []gate.Module {
 					t.Error(err)
 					return
 				}
-				if out[i], err = gate.Read("usr/lib/modules/"+release+"/"+paths[i], data, nil); err != nil {
+				if out[i], err = gate.Read("usr/lib/modules/"+release+"/"+paths[i], data, trusted); err != nil {
 					t.Error(err)
 					return
 				}
