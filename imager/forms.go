@@ -8,11 +8,13 @@ import (
 	"maps"
 	"slices"
 	"strings"
+	"time"
 
 	"github.com/klauspost/compress/zstd"
 
 	"github.com/kilnhq/kiln/imager/extent"
 	"github.com/kilnhq/kiln/imager/qcow2"
+	"github.com/kilnhq/kiln/imager/vhd"
 	"github.com/kilnhq/kiln/internal/spelling"
 	"github.com/kilnhq/kiln/profiles"
 )
@@ -40,14 +42,16 @@ func forms(o profiles.Output) map[string]form {
 		return form{suffix: suffix, layout: func(i *Image) (*extent.Map, error) { return extent.Concat(1, get(i.assets)) }}
 	}
 	return map[string]form{
-		"raw":       {suffix: "raw", disk: true, layout: func(i *Image) (*extent.Map, error) { return i.Disk, nil }},
-		"raw.zst":   {suffix: "raw.zst", disk: true, write: writeZstd},
-		"qcow2":     qcow2Form(o.Compression),
-		"pxe":       {suffix: "pxe", files: pxe},
-		"uki":       asset("efi", func(a *assets) extent.Source { return a.uki }),
-		"kernel":    asset("vmlinuz", func(a *assets) extent.Source { return a.kernel }),
-		"initramfs": asset("initramfs", func(a *assets) extent.Source { return a.initramfs }),
-		"cmdline":   asset("cmdline", func(a *assets) extent.Source { return extent.Bytes([]byte(a.cmdline + "\n")) }),
+		"raw":         {suffix: "raw", disk: true, layout: func(i *Image) (*extent.Map, error) { return i.Disk, nil }},
+		"raw.zst":     {suffix: "raw.zst", disk: true, write: writeZstd},
+		"qcow2":       qcow2Form(o.Compression),
+		"vhd":         vhdForm("vhd", true),
+		"vhd-dynamic": vhdForm("vhd", false),
+		"pxe":         {suffix: "pxe", files: pxe},
+		"uki":         asset("efi", func(a *assets) extent.Source { return a.uki }),
+		"kernel":      asset("vmlinuz", func(a *assets) extent.Source { return a.kernel }),
+		"initramfs":   asset("initramfs", func(a *assets) extent.Source { return a.initramfs }),
+		"cmdline":     asset("cmdline", func(a *assets) extent.Source { return extent.Bytes([]byte(a.cmdline + "\n")) }),
 	}
 }
 
@@ -101,6 +105,12 @@ func qcow2Form(compression string) form {
 			options.Compression = qcow2.Zlib
 		}
 		return qcow2.Write(ctx, dst, i.Disk, options, progress)
+	}}
+}
+
+func vhdForm(suffix string, fixed bool) form {
+	return form{suffix: suffix, disk: true, layout: func(i *Image) (*extent.Map, error) {
+		return vhd.Map(i.Disk, vhd.Options{Fixed: fixed, ID: i.id.uuid("vhd"), Time: time.Unix(i.request.Epoch, 0)})
 	}}
 }
 

@@ -20,9 +20,11 @@ var diskFormats = map[string]struct {
 	check bool
 	set   string
 }{
-	"qcow2":      {qemu: "qcow2", check: true},
-	"qcow2 zlib": {qemu: "qcow2", check: true, set: "output.compression=zlib"},
-	"qcow2 none": {qemu: "qcow2", check: true, set: "output.compression=none"},
+	"qcow2":       {qemu: "qcow2", check: true},
+	"qcow2 zlib":  {qemu: "qcow2", check: true, set: "output.compression=zlib"},
+	"vhd":         {qemu: "vpc"},
+	"vhd-dynamic": {qemu: "vpc"},
+	"qcow2 none":  {qemu: "qcow2", check: true, set: "output.compression=none"},
 }
 
 // buildFormat builds the test's image in a format.
@@ -53,7 +55,7 @@ func TestFormats(t *testing.T) {
 					t.Errorf("qemu-img check: %s", out)
 				}
 			}
-			if out := run(t, kiln, "verify", file); !strings.Contains(out, ": whole, "+f.qemu) {
+			if out := run(t, kiln, "verify", file); !strings.Contains(out, ": whole, "+strings.Fields(name)[0]) {
 				t.Errorf("kiln verify: %s", out)
 			}
 			if out := run(t, kiln, "diff", raw, file); out != "" {
@@ -105,7 +107,7 @@ func TestDiff(t *testing.T) {
 
 // The formats that QEMU boots from.
 func TestBootFormats(t *testing.T) {
-	for _, name := range []string{"qcow2"} {
+	for _, name := range []string{"qcow2", "vhd-dynamic"} {
 		for _, firmware := range []vm.Firmware{vm.BIOS, vm.UEFI} {
 			t.Run(name+"/"+string(firmware), func(t *testing.T) {
 				if testing.Short() {

@@ -13,6 +13,7 @@ import (
 
 	"github.com/kilnhq/kiln/imager/extent"
 	"github.com/kilnhq/kiln/imager/qcow2"
+	"github.com/kilnhq/kiln/imager/vhd"
 )
 
 // Disk is an open image.
@@ -38,6 +39,8 @@ type kind struct {
 func kinds() []kind {
 	return []kind{
 		{"qcow2", 0, "QFI\xfb", qcow2.Open},
+		{"vhd-dynamic", 0, "conectix", vhd.Open},
+		{"vhd", -512, "conectix", vhd.Open},
 	}
 }
 
