@@ -24,6 +24,7 @@ type volume struct {
 	serials map[*tree.Inode]uint32
 	rest    continuation
 
+	restAt    int64
 	pathTable int64         // its size in bytes
 	tables    [2]int64      // where the two path tables are
 	files     []*tree.Inode // that have content of their own, in the order of the tree
@@ -69,11 +70,9 @@ func Build(t *tree.Tree, opts Options) (*extent.Map, error) {
 	if opts.BIOS != nil {
 		next = BIOSSector + sectors(int64(len(opts.BIOS.Image)))
 	}
-	v.rest.at = next
 	if err := v.collectDirs(); err != nil {
 		return nil, err
 	}
-	next += sectors(int64(len(v.rest.data)))
 	next = v.placeDirs(next)
 	if err := v.placeFiles(next); err != nil {
 		return nil, err
@@ -144,8 +143,9 @@ func (v *volume) collectDirs() error {
 // maxDirs is how many directories the path table can number.
 const maxDirs = 1<<16 - 1
 
-// placeDirs places the path tables and directories from a sector on, and
-// returns the one behind them.
+// placeDirs places the path tables, the directories and the continuations of
+// their records from a sector on, and returns the one behind them. Readers that
+// do not go back want this order.
 func (v *volume) placeDirs(next int64) int64 {
 	for _, d := range v.dirs {
 		v.pathTable += int64(pathRecordSize(d.id))
@@ -159,7 +159,16 @@ func (v *volume) placeDirs(next int64) int64 {
 		d.at = next
 		next += d.size / SectorSize
 	}
-	return next
+	v.restAt = next
+	v.rest.place(next)
+	for _, d := range v.dirs {
+		refer(d.self, next)
+		refer(d.up, next)
+		for _, e := range d.entries {
+			refer(e.use, next)
+		}
+	}
+	return next + sectors(int64(len(v.rest.data)))
 }
 
 // dirSize returns the size of a directory in bytes. No record lies in two
@@ -257,12 +266,12 @@ func (v *volume) build() (*extent.Map, error) {
 	if v.opts.BIOS != nil {
 		put(BIOSSector, extent.Bytes(v.opts.BIOS.Image))
 	}
-	put(v.rest.at, extent.Bytes(v.rest.data))
 	put(v.tables[0], extent.Bytes(v.pathTableBytes(le)))
 	put(v.tables[1], extent.Bytes(v.pathTableBytes(be)))
 	for _, d := range v.dirs {
 		put(d.at, extent.Bytes(v.dirBytes(d)))
 	}
+	put(v.restAt, extent.Bytes(v.rest.data))
 	for _, ino := range v.files {
 		if at := v.places[ino]; v.efi == 0 || at < v.efi {
 			put(at, ino.Content)

@@ -22,7 +22,7 @@
 //	18        end of the descriptors
 //	19        boot catalog
 //	20        boot program for BIOS
-//	then      continuations of Rock Ridge entries, path tables, directories
+//	then      path tables, directories, continuations of Rock Ridge entries
 //	then      files, each contiguous
 //	then      the EFI system partition, at a multiple of 1 MiB
 //	the end   the second copy of the GPT

@@ -148,12 +148,12 @@ func target(s string) [][]byte {
 // continuation holds the entries for which directory records have no room. It
 // begins at a sector; no list of entries lies in two.
 type continuation struct {
-	at   int64
-	data []byte
+	data  []byte
+	lists [][2]int // where in data each list begins and ends
 }
 
 // pack returns the bytes to put behind a directory record of so many bytes: the
-// entries, or those that fit and where the others are.
+// entries, or those that fit and where in c the others are.
 func (c *continuation) pack(entries [][]byte, record int) []byte {
 	b := c.fill(entries, maxRecord-record)
 	if len(b)%2 != 0 {
@@ -168,33 +168,50 @@ func (c *continuation) fill(entries [][]byte, room int) []byte {
 	for _, e := range entries {
 		size += len(e)
 	}
-	var b []byte
+	b := make([]byte, 0, min(size, room)+1)
 	if size <= room {
 		for _, e := range entries {
 			b = append(b, e...)
 		}
 		return b
 	}
-	for len(entries) > 0 && len(b)+len(entries[0]) <= room-useCE {
+	for len(b)+len(entries[0]) <= room-useCE {
 		size -= len(entries[0])
 		b = append(b, entries[0]...)
 		entries = entries[1:]
 	}
-	if size > SectorSize {
-		size = SectorSize
-	}
+	size = min(size, SectorSize)
 	if used := len(c.data) % SectorSize; used+size > SectorSize {
 		c.data = append(c.data, make([]byte, SectorSize-used)...)
 	}
 	start := len(c.data)
 	c.data = append(c.data, make([]byte, size)...) // before what comes after it
-	more := c.fill(entries, size)
-	n := copy(c.data[start:], more)
+	list := c.fill(entries, size)
+	copy(c.data[start:], list)
+	c.lists = append(c.lists, [2]int{start, start + len(list)})
 	ce := make([]byte, 24)
-	both32(ce, uint32(c.at+int64(start/SectorSize)))
+	both32(ce, uint32(start/SectorSize))
 	both32(ce[8:], uint32(start%SectorSize))
-	both32(ce[16:], uint32(n))
+	both32(ce[16:], uint32(len(list)))
 	return append(b, use("CE", ce...)...)
+}
+
+// place makes c begin at a sector, as far as its own lists refer to it.
+func (c *continuation) place(at int64) {
+	for _, l := range c.lists {
+		refer(c.data[l[0]:l[1]], at)
+	}
+}
+
+// refer makes a list of entries refer to a continuation that begins at a sector.
+func refer(b []byte, at int64) {
+	for len(b) > useHeader && b[0] != 0 {
+		if string(b[:2]) == "CE" {
+			both32(b[useHeader:], le.Uint32(b[useHeader:])+uint32(at))
+			return
+		}
+		b = b[b[2]:]
+	}
 }
 
 // posixMode returns a mode as stat(2) has it.
