@@ -29,7 +29,10 @@ func vet(t *tree.Tree, prefix string, limits Limits) error {
 			more++
 			return
 		}
-		faults = append(faults, fmt.Errorf("%w: %s: %s", ErrHostile, prefix+name, fmt.Sprintf(format, args...)))
+		if name = prefix + name; strings.ContainsFunc(name, control) {
+			name = fmt.Sprintf("%q", name)
+		}
+		faults = append(faults, fmt.Errorf("%w: %s: %s", ErrHostile, name, fmt.Sprintf(format, args...)))
 	}
 	var bytes int64
 	seen := map[*tree.Inode]bool{}
@@ -84,7 +87,7 @@ func vetInode(name string, ino *tree.Inode, bad func(name, format string, args .
 		bad(name, "a whiteout, which only the layers of an OCI image may have")
 	}
 	if strings.ContainsFunc(name, control) {
-		bad(name, "a control character in the name %q", name)
+		bad(name, "a control character in the name")
 	}
 	if ino.Mode&(fs.ModeSetuid|fs.ModeSetgid) != 0 {
 		bad(name, "mode %s sets the user or the group; take it away (chmod ug-s), or use file capabilities", octal(ino.Mode))
@@ -93,7 +96,7 @@ func vetInode(name string, ino *tree.Inode, bad func(name, format string, args .
 		bad(name, "mode %s lets everybody write; take it away (chmod o-w)", octal(ino.Mode))
 	}
 	for _, attr := range slices.Sorted(maps.Keys(ino.Xattrs)) {
-		if !allowedXattr(attr) && !droppedXattr(attr) {
+		if !allowedXattr(attr) && attr != selinux {
 			bad(name, "extended attribute %q, want only user.* and security.capability", attr)
 		}
 	}
@@ -105,9 +108,9 @@ func allowedXattr(attr string) bool {
 	return attr == "security.capability" || strings.HasPrefix(attr, "user.") && !strings.HasPrefix(attr, "user.overlay.")
 }
 
-// droppedXattr says whether an attribute is left out silently: labels for a
-// policy that the node does not have, as image builders put on every file.
-func droppedXattr(attr string) bool { return attr == "security.selinux" }
+// selinux is an attribute that is left out silently: labels for a policy that
+// the node does not have, as image builders put on every file.
+const selinux = "security.selinux"
 
 func octal(m fs.FileMode) string {
 	n := int64(m.Perm())
@@ -133,25 +136,30 @@ func dropped(name string, ino *tree.Inode) bool {
 	return ino.Mode.IsRegular() && path.Dir(path.Clean(dir)) == ModulesDir && slices.Contains(indexFiles, base)
 }
 
-// normal returns t as it becomes a layer: without what is dropped. Inodes that
-// have nothing to drop are shared with t.
+// normal returns t as it becomes a layer: without what is dropped. It is t
+// itself if that is nothing; otherwise inodes with nothing to drop are shared.
 func normal(t *tree.Tree) (*tree.Tree, error) {
+	same := true
+	for name, ino := range t.All() {
+		_, labelled := ino.Xattrs[selinux]
+		if dropped(name, ino) || labelled {
+			same = false
+			break
+		}
+	}
+	if same {
+		return t, nil
+	}
 	out := tree.New()
 	clones := map[*tree.Inode]*tree.Inode{}
 	for name, ino := range t.All() {
 		if dropped(name, ino) {
 			continue
 		}
-		for attr := range ino.Xattrs {
-			if !droppedXattr(attr) || clones[ino] != nil {
-				continue
-			}
+		if _, labelled := ino.Xattrs[selinux]; labelled && clones[ino] == nil {
 			c := *ino
 			c.Xattrs = maps.Clone(ino.Xattrs)
-			maps.DeleteFunc(c.Xattrs, func(k string, _ []byte) bool { return droppedXattr(k) })
-			if len(c.Xattrs) == 0 {
-				c.Xattrs = nil
-			}
+			delete(c.Xattrs, selinux)
 			clones[ino] = &c
 		}
 		if c := clones[ino]; c != nil {

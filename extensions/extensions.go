@@ -139,7 +139,7 @@ func openFile(ctx context.Context, name, arch string, limits Limits) (*Extension
 	case squashfsImage:
 		t, err := squashfs.Open(src, src.Size())
 		if err != nil {
-			return nil, err
+			return nil, fmt.Errorf("%w: %w", ErrFormat, err)
 		}
 		return fromFiles(ctx, t, arch, limits)
 	default:
@@ -147,7 +147,7 @@ func openFile(ctx context.Context, name, arch string, limits Limits) (*Extension
 	}
 	r, plain, err := decompress(extent.Reader(src))
 	if err != nil {
-		return nil, err
+		return nil, fmt.Errorf("%w: %w", ErrFormat, err)
 	}
 	defer r.Close()
 	var at io.ReaderAt
@@ -159,7 +159,7 @@ func openFile(ctx context.Context, name, arch string, limits Limits) (*Extension
 		if errors.Is(err, ErrHostile) || t.Len() > 1 {
 			return nil, err
 		}
-		return nil, fmt.Errorf("%w: neither a directory, a tar nor a squashfs image: %w", ErrFormat, err)
+		return nil, fmt.Errorf("neither a directory, a tar nor a squashfs image: %w", err)
 	}
 	return fromFiles(ctx, t, arch, limits)
 }

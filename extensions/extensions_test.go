@@ -231,8 +231,8 @@ func TestOpenErrors(t *testing.T) {
 		t.Errorf("no tar: %v", err)
 	}
 	whole := archiveOf(t, valid()...)
-	if _, err := Open(t.Context(), write(t, whole[:1600]), "amd64", Limits{}); err == nil {
-		t.Error("truncated tar: no error")
+	if _, err := Open(t.Context(), write(t, whole[:1600]), "amd64", Limits{}); !errors.Is(err, ErrFormat) {
+		t.Errorf("truncated tar: %v", err)
 	}
 	for what, tt := range map[string]struct{ in, want string }{
 		"unknown key": {"version: v1alpha1\nmetadata: {nmae: x}\n", `manifest.yaml:2:12: unknown key "nmae" in metadata; did you mean "name"?`},

@@ -105,6 +105,40 @@ func TestHostileContent(t *testing.T) {
 	}
 }
 
+// TestHostileSquashfs has what no tar can hold.
+func TestHostileSquashfs(t *testing.T) {
+	for what, tt := range map[string]struct {
+		name string
+		ino  *tree.Inode
+		want string
+	}{
+		"socket":            {"usr/share/x", &tree.Inode{Mode: fs.ModeSocket | 0o600}, "usr/share/x: a socket; make it when the program starts"},
+		"control character": {"usr/share/a\x1b[2J", &tree.Inode{Mode: 0o644}, `"usr/share/a\x1b[2J": a control character in the name`},
+		"setuid":            {"usr/bin/su", &tree.Inode{Mode: fs.ModeSetuid | 0o755}, "usr/bin/su: mode 4755 sets the user or the group"},
+		"contents":          {"usr/share/x", &tree.Inode{Mode: 0o644, Content: extent.New(2 << 20)}, "usr/share/x: contents exceed 1048576 bytes"},
+	} {
+		tr := tree.New()
+		for name, ino := range map[string]*tree.Inode{
+			"usr/lib/extension-release.d/extension-release.x": {Mode: 0o644, Content: extent.Bytes([]byte("ID=_any\n"))}, tt.name: tt.ino,
+		} {
+			if err := errors.Join(tr.MkdirAll(filepath.Dir(name), 0o755), tr.Add(name, ino)); err != nil {
+				t.Fatal(err)
+			}
+		}
+		f, err := os.Create(filepath.Join(t.TempDir(), "x.raw"))
+		if err != nil {
+			t.Fatal(err)
+		}
+		defer f.Close()
+		if _, err := squashfs.Write(t.Context(), f, tr, squashfs.Options{}); err != nil {
+			t.Fatal(err)
+		}
+		if _, err := Open(t.Context(), f.Name(), "amd64", Limits{Bytes: 1 << 20}); !errors.Is(err, ErrHostile) || !strings.Contains(err.Error(), tt.want) {
+			t.Errorf("%s:\n got %v\nwant %s", what, err, tt.want)
+		}
+	}
+}
+
 func TestAllFaultsAreTold(t *testing.T) {
 	var headers []tar.Header
 	for i := range 15 {

@@ -57,7 +57,7 @@ func TestSysext(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	if _, err := Open(t.Context(), write(t, data[:100]), "amd64", Limits{}); err == nil || !strings.Contains(err.Error(), "squashfs") {
+	if _, err := Open(t.Context(), write(t, data[:100]), "amd64", Limits{}); !errors.Is(err, ErrFormat) || !strings.Contains(err.Error(), "squashfs") {
 		t.Errorf("the beginning of an image: %v", err)
 	}
 }

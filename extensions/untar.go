@@ -2,6 +2,7 @@ package extensions
 
 import (
 	"archive/tar"
+	"errors"
 	"fmt"
 	"io"
 	"io/fs"
@@ -56,7 +57,7 @@ func (u *untarrer) archive(r io.Reader, at io.ReaderAt) error {
 			return err
 		}
 		if err != nil {
-			return fmt.Errorf("tar: %w", err)
+			return fmt.Errorf("%w: tar: %w", ErrFormat, err)
 		}
 		if err := u.entry(hdr, tr, at, cr.n); err != nil {
 			return err
@@ -206,7 +207,9 @@ func (u *untarrer) inode(name string, hdr *tar.Header, r io.Reader, at io.Reader
 		var err error
 		if at != nil && hdr.Typeflag == tar.TypeReg && !isSparse(hdr) {
 			ino.Content = io.NewSectionReader(at, off, hdr.Size)
-		} else if ino.Content, err = u.spool.add(r, hdr.Size); err != nil {
+		} else if ino.Content, err = u.spool.add(r, hdr.Size); errors.Is(err, io.ErrUnexpectedEOF) {
+			return nil, fmt.Errorf("%w: %s: %w", ErrFormat, name, err)
+		} else if err != nil {
 			return nil, fmt.Errorf("%s: %w", name, err)
 		}
 	case tar.TypeSymlink:

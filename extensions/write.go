@@ -236,9 +236,11 @@ func writeTar(ctx context.Context, w io.Writer, img v1.Image) error {
 // systemd-sysext takes. What only the manifest says is lost, but for the modules
 // to load and their parameters.
 func (e *Extension) SaveSysext(ctx context.Context, path, arch string, epoch int64) error {
-	t, err := normal(e.RootFS) // a copy to add to
-	if err != nil {
-		return err
+	t := tree.New() // a copy to add to
+	for name, ino := range e.RootFS.All() {
+		if err := t.Add(name, ino); err != nil {
+			return err
+		}
 	}
 	name := e.Manifest.Metadata.Name
 	add := func(p, text string) error {

@@ -28,6 +28,7 @@ type digester struct {
 	h    hash.Hash
 	seen map[*Inode]string // the first path of each inode
 	num  [8]byte
+	buf  []byte
 }
 
 func (d *digester) entry(name string, ino *Inode) error {
@@ -52,7 +53,10 @@ func (d *digester) entry(name string, ino *Inode) error {
 	if ino.Content == nil {
 		return nil
 	}
-	n, err := io.Copy(d.h, io.NewSectionReader(ino.Content, 0, ino.Size()))
+	if d.buf == nil {
+		d.buf = make([]byte, 128<<10)
+	}
+	n, err := io.CopyBuffer(d.h, io.NewSectionReader(ino.Content, 0, ino.Size()), d.buf)
 	if err == nil && n != ino.Size() {
 		err = io.ErrUnexpectedEOF
 	}
