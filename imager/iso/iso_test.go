@@ -75,12 +75,15 @@ func everything(t testing.TB) *tree.Tree {
 	add(t, tr, "modes/null", &tree.Inode{Mode: fs.ModeDevice | fs.ModeCharDevice | 0o666, Major: 1, Minor: 3})
 	add(t, tr, "modes/disk", &tree.Inode{Mode: fs.ModeDevice | 0o660, Major: 259, Minor: 1048575})
 	for i, target := range []string{
-		"/", "/usr/bin/env", "..", "../../x/./y", "dir/", strings.Repeat("c", 255), strings.Repeat("d/", 500) + "e",
+		"/", "/usr/bin/env", "..", "../../x/./y", "dir/", strings.Repeat("c", 255), strings.Repeat("d/", 500) + "e", strings.Repeat("./../", 200) + "x",
 		"/" + strings.Repeat(strings.Repeat("f", 251)+"/", 3) + "g", ".",
 	} {
 		add(t, tr, fmt.Sprintf("links/%d", i), &tree.Inode{Mode: fs.ModeSymlink | 0o777, Target: target})
 	}
 	add(t, tr, "links/"+strings.Repeat("l", 255), &tree.Inode{Mode: fs.ModeSymlink | 0o777, Target: strings.Repeat("h/", 500)})
+	for n := range 260 { // all ways in which a target can be cut into entries
+		add(t, tr, fmt.Sprintf("links/cut%d", n), &tree.Inode{Mode: fs.ModeSymlink | 0o777, Target: strings.Repeat("x", n) + "/y/z/" + strings.Repeat("z", 255-n%10) + "/.."})
+	}
 	shared := file(strings.Repeat("hard", 999))
 	add(t, tr, "hard/one", shared)
 	add(t, tr, "hard/two", shared)

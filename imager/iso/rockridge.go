@@ -100,24 +100,24 @@ const maxTarget = 4095
 
 // target returns the entries for the target of a symbolic link. It is stored in
 // components, each with flags and a size before it.
+//
+// Readers differ in whether there is a slash between the last component of an
+// entry and the first of the next, unless that is the rest of a component. So
+// every entry but the last ends in a component that goes on, if need be an empty
+// one.
 func target(s string) [][]byte {
 	var entries [][]byte
-	data := []byte{0} // flags of the entry
+	data := []byte{nameMore} // flags of the entry
 	flush := func() {
 		entries = append(entries, use("SL", data...))
-		data = []byte{0}
+		data = []byte{nameMore}
 	}
 	room := func() int { return maxUse - useHeader - len(data) - 2 }
 	component := func(flags byte, text string) {
-		if room() < 0 {
-			flush()
-		}
-		for len(text) > room() {
-			n := room()
-			if n > 0 {
-				data = append(append(data, nameMore, byte(n)), text[:n]...)
-				text = text[n:]
-			}
+		for len(text) > room()-2 {
+			n := min(len(text), max(room(), 0))
+			data = append(append(data, nameMore, byte(n)), text[:n]...)
+			text = text[n:]
 			flush()
 		}
 		data = append(append(data, flags, byte(len(text))), text...)
@@ -138,10 +138,8 @@ func target(s string) [][]byte {
 			}
 		}
 	}
+	data[0] = 0
 	flush()
-	for _, e := range entries[:len(entries)-1] {
-		e[useHeader] = nameMore
-	}
 	return entries
 }
 
