@@ -48,8 +48,9 @@ fetch: deps ## download kernel, boot loaders and libraries as Debian packages
 userland: deps ## build e2fsprogs against musl, and GRUB's core image
 	@rootfs/userland/e2fsprogs.sh $(OUT)/userland
 
-$(OUT)/grub/core.img: fetch rootfs/userland/grub-core.sh
-	@rootfs/userland/grub-core.sh $(DEBS) $@
+.PHONY: grub
+grub: fetch
+	@rootfs/userland/grub-core.sh $(DEBS) $(OUT)/grub
 
 .PHONY: build
 build: ## build bin/kiln
@@ -59,16 +60,16 @@ build: ## build bin/kiln
 
 # $(call build_base,FLAVOUR,DIR)
 define build_base
-	@inputs=$$(sha256sum $(KILN) rootfs/recipe.yaml $(OUT)/userland.stamp $(OUT)/grub/core.img go.mod go.sum \
+	@inputs=$$(sha256sum $(KILN) rootfs/recipe.yaml $(OUT)/userland.stamp $(OUT)/grub/*.img go.mod go.sum \
 		$$(find cmd/init machine -name '*.go' | sort) && ls $(DEBS) && echo $(1) $(ARCH)); \
 	if [[ -e $(2)/index.json && $$inputs == "$$(cat $(2).inputs 2>/dev/null)" ]]; then exit 0; fi; \
 	$(KILN) base build --recipe rootfs/recipe.yaml --kernel $(kernel_$(1)) --packages $(DEBS) --tree $(OUT) \
-		--grub-core $(OUT)/grub/core.img --output $(2); \
+		--grub-core $(OUT)/grub/core.img --grub-cd $(OUT)/grub/eltorito.img --output $(2); \
 	echo "$$inputs" >$(2).inputs
 endef
 
 .PHONY: base
-base: build fetch userland $(OUT)/grub/core.img ## build the base: kernel, root file system, boot loaders
+base: build fetch userland grub ## build the base: kernel, root file system, boot loaders
 	$(call build_base,$(FLAVOUR),$(BASE))
 
 .PHONY: extension

@@ -43,21 +43,29 @@ func bootAssets(r Request, s *stack) (*assets, error) {
 	if a.cmdline, err = cmdline(r); err != nil {
 		return nil, err
 	}
+	if a.uki, err = a.unified(r, a.cmdline); err != nil {
+		return nil, err
+	}
+	return a, nil
+}
+
+// unified is a UKI with the given command line.
+func (a *assets) unified(r Request, cmdline string) (extent.Source, error) {
 	stub, err := bootPart(r.Base, base.Stub)
 	if err != nil {
 		return nil, err
 	}
-	a.uki, err = uki.Build(stub, []uki.Section{
+	m, err := uki.Build(stub, []uki.Section{
 		{Name: ".osrel", Content: extent.Bytes([]byte(osRelease(r)))},
 		{Name: ".uname", Content: extent.Bytes([]byte(r.Base.Config.Release))},
-		{Name: ".cmdline", Content: extent.Bytes([]byte(a.cmdline))},
+		{Name: ".cmdline", Content: extent.Bytes([]byte(cmdline))},
 		{Name: ".initrd", Content: a.initramfs},
 		{Name: ".linux", Content: a.kernel},
 	})
 	if err != nil {
 		return nil, fmt.Errorf("UKI: %w", err)
 	}
-	return a, nil
+	return m, nil
 }
 
 func bootPart(b *base.Base, name string) ([]byte, error) {

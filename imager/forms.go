@@ -47,6 +47,7 @@ func forms(o profiles.Output) map[string]form {
 		"qcow2":       qcow2Form(o.Compression),
 		"vhd":         vhdForm("vhd", true),
 		"vhd-dynamic": vhdForm("vhd", false),
+		"iso":         {suffix: "iso", layout: isoMap},
 		"pxe":         {suffix: "pxe", files: pxe},
 		"uki":         asset("efi", func(a *assets) extent.Source { return a.uki }),
 		"kernel":      asset("vmlinuz", func(a *assets) extent.Source { return a.kernel }),

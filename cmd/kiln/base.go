@@ -17,8 +17,8 @@ func newBase(g *globals) *cobra.Command {
 
 func newBaseBuild(g *globals) *cobra.Command {
 	var f struct {
-		recipe, grubCore, output, goDir string
-		kernel, packages, trees         []string
+		recipe, grubCore, grubCD, output, goDir string
+		kernel, packages, trees                 []string
 	}
 	c := &cobra.Command{
 		Use:   "build",
@@ -44,7 +44,7 @@ in Go are built with the go command.`,
 				return err
 			}
 			req := base.Request{
-				Recipe: recipe, Kernel: f.kernel, GrubCore: f.grubCore, Version: version, Log: r.Logger(),
+				Recipe: recipe, Kernel: f.kernel, GrubCore: f.grubCore, GrubCD: f.grubCD, Version: version, Log: r.Logger(),
 				Sources: rootfs.Sources{Version: version, ModTime: when, PackageDirs: f.packages, TreeDirs: f.trees, GoDir: f.goDir},
 			}
 			if err := base.Build(c.Context(), req, f.output); err != nil {
@@ -59,6 +59,7 @@ in Go are built with the go command.`,
 	c.Flags().StringArrayVar(&f.packages, "packages", nil, "directory with .deb files (repeatable)")
 	c.Flags().StringArrayVar(&f.trees, "tree", nil, "directory in which the recipe's prebuilt trees are (repeatable)")
 	c.Flags().StringVar(&f.grubCore, "grub-core", "", "GRUB core image for BIOS")
+	c.Flags().StringVar(&f.grubCD, "grub-cd", "", "GRUB's boot program of a CD, for ISO images that boot from BIOS")
 	c.Flags().StringVar(&f.goDir, "go-dir", ".", "Go module in which the recipe's programs are")
 	c.Flags().StringVarP(&f.output, "output", "o", "base", "OCI image layout to write")
 	c.MarkFlagRequired("kernel")

@@ -49,6 +49,7 @@ const (
 	Loader          = "boot/systemd-boot.efi"
 	GrubBoot        = "boot/grub/boot.img"
 	GrubCore        = "boot/grub/core.img"
+	GrubCD          = "boot/grub/eltorito.img"
 	maxConfig       = 1 << 20
 	maxManifestSize = 4 << 20
 )

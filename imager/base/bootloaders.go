@@ -54,5 +54,10 @@ func (r Request) bootLoaders(ctx context.Context) (map[string]extent.Source, err
 	if parts[GrubCore], err = extent.File(r.GrubCore); err != nil {
 		return nil, fmt.Errorf("GRUB core image: %w", err)
 	}
+	if r.GrubCD != "" {
+		if parts[GrubCD], err = extent.File(r.GrubCD); err != nil {
+			return nil, fmt.Errorf("GRUB's boot program of a CD: %w", err)
+		}
+	}
 	return parts, nil
 }

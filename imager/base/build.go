@@ -33,6 +33,7 @@ type Request struct {
 	Sources  rootfs.Sources // of the recipe's parts; Arch is taken from the kernel
 	Kernel   []string       // .deb files, or one directory
 	GrubCore string         // file with the GRUB core image; empty for an architecture without BIOS
+	GrubCD   string         // file with GRUB's boot program of a CD; empty if there are to be none for BIOS
 	Version  string         // of kiln
 	Log      *slog.Logger
 }

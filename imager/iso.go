@@ -1,0 +1,108 @@
+package imager
+
+import (
+	"bytes"
+	"errors"
+	"fmt"
+
+	"github.com/kilnhq/kiln/imager/arch"
+	"github.com/kilnhq/kiln/imager/base"
+	"github.com/kilnhq/kiln/imager/extent"
+	"github.com/kilnhq/kiln/imager/fat"
+	"github.com/kilnhq/kiln/imager/grub"
+	"github.com/kilnhq/kiln/imager/iso"
+	"github.com/kilnhq/kiln/profiles"
+	"github.com/kilnhq/kiln/rootfs/tree"
+)
+
+const (
+	// isoDir is where the kernel and GRUB's files are in an ISO image.
+	isoDir = "boot/"
+	// isoArg keeps a node from looking for the disk it was started from.
+	isoArg = " kiln.disk=none"
+)
+
+// isoMap lays out the image of a CD that boots from BIOS and UEFI, also when it is
+// written to a USB stick. What boots is all in the initramfs; a node that was
+// started from it has no disk of its own.
+func isoMap(i *Image) (*extent.Map, error) {
+	r := i.request
+	machine, err := arch.For(r.Profile.Arch)
+	if err != nil {
+		return nil, err
+	}
+	options := iso.Options{
+		VolumeID: "KILN", Epoch: r.Epoch,
+		DiskID: i.id.uuid("iso disk"), FilesID: i.id.uuid("iso files"), EFIID: i.id.uuid("iso EFI"),
+	}
+	files := map[string]tree.Content{}
+	if r.Profile.Disk.BootLoader != profiles.BIOS {
+		if options.EFI, err = i.isoEFI(machine); err != nil {
+			return nil, fmt.Errorf("EFI: %w", err)
+		}
+		loader, err := r.Base.Part(base.Loader)
+		if err != nil {
+			return nil, err
+		}
+		files[machine.Removable] = loader.Content
+	}
+	if r.Profile.Disk.BootLoader != profiles.UEFI {
+		if options.BIOS, err = isoBIOS(r.Base); err != nil {
+			return nil, err
+		}
+		config := grub.Config{Serial: true, Entries: []grub.Entry{{
+			Title: fmt.Sprintf("kiln %s (Linux %s)", r.Version, r.Base.Config.Release),
+			Linux: "/" + isoDir + "vmlinuz", Initrd: "/" + isoDir + "initramfs", Args: i.assets.cmdline + isoArg,
+		}}}
+		text, err := config.Encode()
+		if err != nil {
+			return nil, fmt.Errorf("grub.cfg: %w", err)
+		}
+		files[isoDir+"grub/grub.cfg"] = bytes.NewReader(text)
+		files[isoDir+"vmlinuz"], files[isoDir+"initramfs"] = i.assets.kernel, i.assets.initramfs
+	}
+	t, err := fileTree(files, r.Epoch)
+	if err != nil {
+		return nil, err
+	}
+	return iso.Build(t, options)
+}
+
+// isoEFI is the file system with systemd-boot and the UKI.
+func (i *Image) isoEFI(machine arch.Arch) (extent.Source, error) {
+	assets := *i.assets
+	var err error
+	if assets.uki, err = assets.unified(i.request, assets.cmdline+isoArg); err != nil {
+		return nil, err
+	}
+	t, err := efiTree(i.request, machine, &assets, slot)
+	if err != nil {
+		return nil, err
+	}
+	options := fat.Options{SectorSize: 512, Label: "EFI", VolumeID: i.id.volumeID("iso EFI"), Time: i.request.Epoch}
+	if options.Size, err = fat.MinSize(t, options); err != nil {
+		return nil, err
+	}
+	options.Size = extent.Align(options.Size, mib)
+	return fat.Build(t, options)
+}
+
+func isoBIOS(b *base.Base) (*iso.BIOS, error) {
+	program, err := bootPart(b, base.GrubCD)
+	if errors.Is(err, base.ErrPart) {
+		return nil, refuse("the base has no boot program for CDs; build it with --grub-cd, or set disk.bootLoader: uefi")
+	}
+	if err != nil {
+		return nil, err
+	}
+	code, err := bootPart(b, base.GrubBoot)
+	if err != nil {
+		return nil, err
+	}
+	var out iso.BIOS
+	if out.Image, err = grub.ElTorito(program, iso.BIOSSector); err != nil {
+		return nil, err
+	}
+	out.BootCode, err = grub.BootSector(code, 4*iso.BIOSSector+4)
+	return &out, err
+}
