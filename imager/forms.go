@@ -15,6 +15,8 @@ import (
 	"github.com/kilnhq/kiln/imager/extent"
 	"github.com/kilnhq/kiln/imager/qcow2"
 	"github.com/kilnhq/kiln/imager/vhd"
+	"github.com/kilnhq/kiln/imager/vhdx"
+	"github.com/kilnhq/kiln/imager/vmdk"
 	"github.com/kilnhq/kiln/internal/spelling"
 	"github.com/kilnhq/kiln/profiles"
 )
@@ -47,12 +49,19 @@ func forms(o profiles.Output) map[string]form {
 		"qcow2":       qcow2Form(o.Compression),
 		"vhd":         vhdForm("vhd", true),
 		"vhd-dynamic": vhdForm("vhd", false),
-		"iso":         {suffix: "iso", layout: isoMap},
-		"pxe":         {suffix: "pxe", files: pxe},
-		"uki":         asset("efi", func(a *assets) extent.Source { return a.uki }),
-		"kernel":      asset("vmlinuz", func(a *assets) extent.Source { return a.kernel }),
-		"initramfs":   asset("initramfs", func(a *assets) extent.Source { return a.initramfs }),
-		"cmdline":     asset("cmdline", func(a *assets) extent.Source { return extent.Bytes([]byte(a.cmdline + "\n")) }),
+		"vhdx":        {suffix: "vhdx", disk: true, layout: vhdxMap},
+		"vmdk": {suffix: "vmdk", disk: true, write: func(ctx context.Context, i *Image, w io.Writer, progress func(int64)) error {
+			return vmdk.Write(ctx, w, i.Disk, i.vmdkOptions("vmdk"), progress)
+		}},
+		"vmdk-sparse": {suffix: "vmdk", disk: true, layout: func(i *Image) (*extent.Map, error) {
+			return vmdk.Map(i.Disk, i.vmdkOptions("vmdk-sparse"))
+		}},
+		"iso":       {suffix: "iso", layout: isoMap},
+		"pxe":       {suffix: "pxe", files: pxe},
+		"uki":       asset("efi", func(a *assets) extent.Source { return a.uki }),
+		"kernel":    asset("vmlinuz", func(a *assets) extent.Source { return a.kernel }),
+		"initramfs": asset("initramfs", func(a *assets) extent.Source { return a.initramfs }),
+		"cmdline":   asset("cmdline", func(a *assets) extent.Source { return extent.Bytes([]byte(a.cmdline + "\n")) }),
 	}
 }
 
@@ -113,6 +122,22 @@ func vhdForm(suffix string, fixed bool) form {
 	return form{suffix: suffix, disk: true, layout: func(i *Image) (*extent.Map, error) {
 		return vhd.Map(i.Disk, vhd.Options{Fixed: fixed, ID: i.id.uuid("vhd"), Time: time.Unix(i.request.Epoch, 0)})
 	}}
+}
+
+func vhdxMap(i *Image) (*extent.Map, error) {
+	o := vhdx.Options{FileWriteID: i.id.uuid("vhdx file"), DataWriteID: i.id.uuid("vhdx data"), DiskID: i.id.uuid("vhdx disk")}
+	if i.Table != nil {
+		o.SectorSize = i.Table.SectorSize
+	}
+	return vhdx.Map(i.Disk, o)
+}
+
+func (i *Image) vmdkOptions(format string) vmdk.Options {
+	name, err := i.FileName(format)
+	if err != nil { // which has been seen to
+		name = "disk.vmdk"
+	}
+	return vmdk.Options{Name: name, ContentID: i.id.uuid("vmdk content"), UUID: i.id.uuid("vmdk disk")}
 }
 
 // writeZstd compresses the disk. The payload is compressed already, so a fast

@@ -22,6 +22,9 @@ var diskFormats = map[string]struct {
 }{
 	"qcow2":       {qemu: "qcow2", check: true},
 	"qcow2 zlib":  {qemu: "qcow2", check: true, set: "output.compression=zlib"},
+	"vhdx":        {qemu: "vhdx", check: true},
+	"vmdk":        {qemu: "vmdk", check: true},
+	"vmdk-sparse": {qemu: "vmdk", check: true},
 	"vhd":         {qemu: "vpc"},
 	"vhd-dynamic": {qemu: "vpc"},
 	"qcow2 none":  {qemu: "qcow2", check: true, set: "output.compression=none"},
@@ -55,7 +58,11 @@ func TestFormats(t *testing.T) {
 					t.Errorf("qemu-img check: %s", out)
 				}
 			}
-			if out := run(t, kiln, "verify", file); !strings.Contains(out, ": whole, "+strings.Fields(name)[0]) {
+			want := strings.Fields(name)[0]
+			if f.qemu == "vmdk" {
+				want = "vmdk"
+			}
+			if out := run(t, kiln, "verify", file); !strings.Contains(out, ": whole, "+want) {
 				t.Errorf("kiln verify: %s", out)
 			}
 			if out := run(t, kiln, "diff", raw, file); out != "" {
@@ -107,7 +114,7 @@ func TestDiff(t *testing.T) {
 
 // The formats that QEMU boots from.
 func TestBootFormats(t *testing.T) {
-	for _, name := range []string{"qcow2", "vhd-dynamic"} {
+	for _, name := range []string{"qcow2", "vhd-dynamic", "vhdx", "vmdk"} {
 		for _, firmware := range []vm.Firmware{vm.BIOS, vm.UEFI} {
 			t.Run(name+"/"+string(firmware), func(t *testing.T) {
 				if testing.Short() {

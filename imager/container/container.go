@@ -14,6 +14,8 @@ import (
 	"github.com/kilnhq/kiln/imager/extent"
 	"github.com/kilnhq/kiln/imager/qcow2"
 	"github.com/kilnhq/kiln/imager/vhd"
+	"github.com/kilnhq/kiln/imager/vhdx"
+	"github.com/kilnhq/kiln/imager/vmdk"
 )
 
 // Disk is an open image.
@@ -39,6 +41,8 @@ type kind struct {
 func kinds() []kind {
 	return []kind{
 		{"qcow2", 0, "QFI\xfb", qcow2.Open},
+		{"vhdx", 0, "vhdxfile", vhdx.Open},
+		{"vmdk", 0, "KDMV", vmdk.Open},
 		{"vhd-dynamic", 0, "conectix", vhd.Open},
 		{"vhd", -512, "conectix", vhd.Open},
 	}
