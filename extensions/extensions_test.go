@@ -83,6 +83,20 @@ func write(t testing.TB, data []byte) string {
 	return name
 }
 
+// writeTree stores a tree with manifest.yaml and rootfs/ as an OCI image layout.
+func writeTree(t *testing.T, path string, whole *tree.Tree) error {
+	t.Helper()
+	e, err := FromTree(path, whole)
+	if err != nil {
+		return err
+	}
+	img, err := e.Image(t.Context(), "amd64", 0)
+	if err != nil {
+		return err
+	}
+	return SaveLayout(path, img)
+}
+
 func TestOpenForms(t *testing.T) {
 	data := archiveOf(t, valid()...)
 	plain := write(t, data)
@@ -108,7 +122,7 @@ func TestOpenForms(t *testing.T) {
 	}
 	layout := filepath.Join(t.TempDir(), "oci")
 	for range 2 { // the second time it replaces the first
-		if err := WriteLayout(t.Context(), layout, whole, "amd64", 0); err != nil {
+		if err := writeTree(t, layout, whole); err != nil {
 			t.Fatal(err)
 		}
 	}
@@ -143,7 +157,7 @@ func TestOpenDamagedLayout(t *testing.T) {
 		t.Fatal(err)
 	}
 	layout := filepath.Join(t.TempDir(), "oci")
-	if err := WriteLayout(t.Context(), layout, whole, "amd64", 0); err != nil {
+	if err := writeTree(t, layout, whole); err != nil {
 		t.Fatal(err)
 	}
 	blobs, err := filepath.Glob(filepath.Join(layout, "blobs/sha256/*"))

@@ -154,10 +154,10 @@ func TestAllFaultsAreTold(t *testing.T) {
 
 func TestAllowedPaths(t *testing.T) {
 	ref := write(t, with(t, tar.Header{Name: "rootfs/srv/x", Typeflag: tar.TypeReg}))
-	if _, err := Open(t.Context(), ref, "amd64", Limits{Paths: []string{"srv", "usr/share"}}); err != nil {
+	if _, err := Open(t.Context(), ref, "amd64", Limits{Paths: []string{"", "/srv/", "usr/share"}}); err != nil {
 		t.Error(err)
 	}
-	if _, err := Open(t.Context(), ref, "amd64", Limits{Paths: []string{"srv"}}); !errors.Is(err, ErrHostile) ||
+	if _, err := Open(t.Context(), ref, "amd64", Limits{Paths: []string{"srv", ""}}); !errors.Is(err, ErrHostile) ||
 		!strings.Contains(err.Error(), "rootfs/usr: an extension may only have files in srv") {
 		t.Error(err)
 	}

@@ -48,6 +48,13 @@ func (l Limits) withDefaults() Limits {
 	if l.Paths == nil {
 		l.Paths = AllowedPaths()
 	}
+	paths := make([]string, 0, len(l.Paths))
+	for _, p := range l.Paths {
+		if p != "" { // what is left of a variable that is not set does not allow everything
+			paths = append(paths, path.Clean(strings.TrimPrefix(p, "/")))
+		}
+	}
+	l.Paths = paths
 	return l
 }
 
@@ -55,7 +62,6 @@ func (l Limits) withDefaults() Limits {
 // directory, on the way to one.
 func (l Limits) allowed(name string, dir bool) bool {
 	for _, p := range l.Paths {
-		p = path.Clean(p)
 		if below(name, p) || dir && below(p, name) {
 			return true
 		}

@@ -2,6 +2,7 @@ package extensions
 
 import (
 	"errors"
+	"os"
 	"reflect"
 	"strings"
 	"testing"
@@ -91,6 +92,36 @@ func TestParseManifestErrors(t *testing.T) {
 		var syntax *strictyaml.Error
 		if err == nil || !strings.Contains(err.Error(), tt.want) || !(errors.Is(err, ErrManifest) || errors.As(err, &syntax)) {
 			t.Errorf("%s:\n got %v\nwant %s", what, err, tt.want)
+		}
+	}
+}
+
+// TestDocumentedManifest reads the example in the documentation.
+func TestDocumentedManifest(t *testing.T) {
+	doc, err := os.ReadFile("../docs/extensions.md")
+	if err != nil {
+		t.Fatal(err)
+	}
+	_, rest, ok := strings.Cut(string(doc), "```yaml\n")
+	example, _, end := strings.Cut(rest, "```")
+	if !ok || !end {
+		t.Fatal("no example")
+	}
+	m, err := ParseManifest("docs/extensions.md", []byte(example))
+	if err != nil {
+		t.Fatal(err)
+	}
+	for what, v := range map[string]any{
+		"license": m.Metadata.License, "release": m.Kernel.Release, "arch": m.Kernel.Arch, "modules": m.Kernel.Modules, "options": m.Kernel.Options,
+		"blacklist": m.Kernel.Blacklist, "requires": m.Requires, "conflicts": m.Conflicts, "replaces": m.Replaces,
+	} {
+		if reflect.ValueOf(v).IsZero() {
+			t.Errorf("the example has no %s", what)
+		}
+	}
+	for _, p := range AllowedPaths() {
+		if !strings.Contains(string(doc), p) {
+			t.Errorf("%s is not in the documentation", p)
 		}
 	}
 }

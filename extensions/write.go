@@ -101,20 +101,6 @@ func (e *Extension) Image(ctx context.Context, arch string, epoch int64) (v1.Ima
 	return mutate.Annotations(img, annotations).(v1.Image), nil
 }
 
-// WriteLayout stores an extension, a tree with manifest.yaml and rootfs/, as an
-// OCI image layout at path, replacing one that is there.
-func WriteLayout(ctx context.Context, path string, t *tree.Tree, arch string, epoch int64) error {
-	e, err := fromTree(t, arch, Limits{}.withDefaults())
-	if err != nil {
-		return fmt.Errorf("extension %s: %w", path, err)
-	}
-	img, err := e.Image(ctx, arch, epoch)
-	if err != nil {
-		return err
-	}
-	return SaveLayout(path, img)
-}
-
 // SaveLayout stores img as an OCI image layout at path, replacing one that is
 // there.
 func SaveLayout(path string, img v1.Image) error {
