@@ -74,7 +74,11 @@ func open(f *os.File) (*Disk, error) {
 	if err != nil {
 		return nil, err
 	}
-	src := io.NewSectionReader(f, 0, size)
+	// The formats keep the holes of what they are in.
+	file, err := raw(f, io.NewSectionReader(f, 0, size), fi.Mode().IsRegular())
+	if err != nil {
+		return nil, err
+	}
 	for _, k := range kinds() {
 		off := k.offset
 		if off < 0 {
@@ -84,20 +88,16 @@ func open(f *os.File) (*Disk, error) {
 		if off < 0 {
 			continue
 		}
-		if _, err := src.ReadAt(magic, off); err != nil || string(magic) != k.magic {
+		if _, err := file.ReadAt(magic, off); err != nil && err != io.EOF || string(magic) != k.magic {
 			continue
 		}
-		m, err := k.open(src)
+		m, err := k.open(file)
 		if err != nil {
 			return nil, err
 		}
 		return &Disk{m, k.format, f}, nil
 	}
-	m, err := raw(f, src, fi.Mode().IsRegular())
-	if err != nil {
-		return nil, err
-	}
-	return &Disk{m, "raw", f}, nil
+	return &Disk{file, "raw", f}, nil
 }
 
 // raw maps a raw image: holes of a sparse file are holes of the disk.

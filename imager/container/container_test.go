@@ -11,6 +11,7 @@ import (
 
 	"github.com/kilnhq/kiln/imager/extent"
 	"github.com/kilnhq/kiln/imager/qcow2"
+	"github.com/kilnhq/kiln/imager/vhd"
 )
 
 // sample is a disk with a hole, and its content.
@@ -50,7 +51,11 @@ func TestOpen(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	for format, file := range map[string]string{"raw": save(t, disk), "qcow2": save(t, q)} {
+	fixed, err := vhd.Map(disk, vhd.Options{Fixed: true})
+	if err != nil {
+		t.Fatal(err)
+	}
+	for format, file := range map[string]string{"raw": save(t, disk), "qcow2": save(t, q), "vhd": save(t, fixed)} {
 		d, err := Open(file)
 		if err != nil {
 			t.Fatal(err)
