@@ -168,12 +168,7 @@ func openSparse(src extent.Source, start []byte, whole bool) (*extent.Map, error
 	r := &reader{sparse: &sparse{src: src, grain: grain, packed: h.flags&flagCompressed != 0}, header: h,
 		disk: extent.New(size), seen: make(map[int64]bool)}
 	r.sparse.cache.limit = max(2, int(cacheSize/grain))
-	for i := range count {
-		if err := r.table(i, int64(binary.LittleEndian.Uint32(gd[i*entrySize:]))); err != nil {
-			return nil, err
-		}
-	}
-	return r.disk, r.flush()
+	return r.disk, r.tables(gd)
 }
 
 // check refuses headers that make no sense or want too much.
@@ -261,28 +256,53 @@ type reader struct {
 
 	first   int64    // grain of the disk that is first in pending
 	pending []uint32 // entries of the grains that are not in the map yet
-	row     int      // how many of the last of them lie in a row in the file
+	inRow   int      // how many of the last of them lie in a row in the file
 }
 
-// table reads the grain table at a sector.
-func (r *reader) table(i, at int64) error {
-	if at == 0 {
-		return r.flush()
+// tables reads the grain tables of a directory, those that lie in a row at once.
+func (r *reader) tables(gd []byte) error {
+	const most = direct / (perTable * entrySize)
+	at := func(i int) int64 { return int64(binary.LittleEndian.Uint32(gd[i*entrySize:])) }
+	count := len(gd) / entrySize
+	for i := 0; i < count; {
+		n := 1
+		if at(i) == 0 {
+			if err := r.flush(); err != nil {
+				return err
+			}
+			i++
+			continue
+		}
+		for n < most && i+n < count && at(i+n) == at(i)+int64(n)*tableSectors {
+			n++
+		}
+		if err := r.row(int64(i), at(i)*sector, n); err != nil {
+			return err
+		}
+		i += n
 	}
-	first := i * perTable
-	table := make([]byte, min(perTable, (r.disk.Size()+r.grain-1)/r.grain-first)*entrySize)
-	if at *= sector; at > r.src.Size()-int64(len(table)) {
-		return fmt.Errorf("%w: grain table %d at %d in a file of %d bytes", ErrCorrupt, i, at, r.src.Size())
+	return r.flush()
+}
+
+// row reads n grain tables that are at an offset.
+func (r *reader) row(first, at int64, n int) error {
+	grains := (r.disk.Size() + r.grain - 1) / r.grain
+	entries := make([]byte, min(int64(n)*perTable, grains-first*perTable)*entrySize)
+	if at > r.src.Size()-int64(len(entries)) {
+		return fmt.Errorf("%w: grain table %d at %d in a file of %d bytes", ErrCorrupt, first, at, r.src.Size())
 	}
-	if r.seen[at] {
-		return fmt.Errorf("%w: grain table at %d used twice", ErrCorrupt, at)
+	for i := range int64(n) {
+		table := at + i*tableSectors*sector
+		if r.seen[table] {
+			return fmt.Errorf("%w: grain table at %d used twice", ErrCorrupt, table)
+		}
+		r.seen[table] = true
 	}
-	r.seen[at] = true
-	if err := readAt(r.src, table, at); err != nil {
+	if err := readAt(r.src, entries, at); err != nil {
 		return err
 	}
-	for j := range int64(len(table) / entrySize) {
-		if err := r.entry(first+j, binary.LittleEndian.Uint32(table[j*entrySize:])); err != nil {
+	for i := range int64(len(entries) / entrySize) {
+		if err := r.entry(first*perTable+i, binary.LittleEndian.Uint32(entries[i*entrySize:])); err != nil {
 			return err
 		}
 	}
@@ -302,25 +322,25 @@ func (r *reader) entry(grain int64, entry uint32) error {
 	}
 	enough := int(max(1, direct/r.grain))
 	n := len(r.pending)
-	if !r.packed && r.row > 0 && r.pending[n-1]+uint32(r.grain/sector) == entry {
-		r.row++
+	if !r.packed && r.inRow > 0 && r.pending[n-1]+uint32(r.grain/sector) == entry {
+		r.inRow++
 	} else {
-		if r.row >= enough {
+		if r.inRow >= enough {
 			if err := r.flush(); err != nil {
 				return err
 			}
 		}
-		if r.row = 1; r.packed {
-			r.row = 0
+		if r.inRow = 1; r.packed {
+			r.inRow = 0
 		}
 	}
 	if len(r.pending) == 0 {
 		r.first = grain
 	}
 	r.pending = append(r.pending, entry)
-	if r.row == enough || r.row == 0 && len(r.pending) == maxPending {
+	if r.inRow == enough || r.inRow == 0 && len(r.pending) == maxPending {
 		// What came before is an extent of its own.
-		return r.put(len(r.pending) - r.row)
+		return r.put(len(r.pending) - r.inRow)
 	}
 	return nil
 }
@@ -328,7 +348,7 @@ func (r *reader) entry(grain int64, entry uint32) error {
 // flush puts the pending grains into the map.
 func (r *reader) flush() error {
 	err := r.put(len(r.pending))
-	r.row = 0
+	r.inRow = 0
 	return err
 }
 
@@ -344,7 +364,7 @@ func (r *reader) put(n int) error {
 	size := min(int64(n)*r.grain, r.disk.Size()-start)
 	var src extent.Source
 	var err error
-	if r.row == n && int64(n) >= max(1, direct/r.grain) {
+	if r.inRow == n && int64(n) >= max(1, direct/r.grain) {
 		src, err = extent.Section(r.src, int64(r.pending[0])*sector, size)
 	} else {
 		src = &grains{sparse: r.sparse, first: r.first, entries: append([]uint32(nil), r.pending[:n]...), size: size}
