@@ -41,6 +41,9 @@ type Profile struct {
 	// Machine is what the formats that describe a whole virtual machine say of
 	// it: ova, xva.
 	Machine Machine `yaml:"machine" json:"machine"`
+
+	// ARM64 is what SetArch changes for arm64.
+	ARM64 ARM64 `yaml:"arm64" json:"arm64"`
 }
 
 // Machine is a virtual machine.
@@ -104,6 +107,10 @@ type Disk struct {
 	// Multiple is what the platform wants the size to be a multiple of; the disk
 	// is made larger to be one.
 	Multiple Size `yaml:"multiple" json:"multiple"`
+	// Minimum and Maximum are the limits that the platform has for Size; 0 is
+	// none.
+	Minimum Size `yaml:"minimum" json:"minimum"`
+	Maximum Size `yaml:"maximum" json:"maximum"`
 	// Partitions are sizes of single partitions.
 	Partitions Partitions `yaml:"partitions" json:"partitions"`
 }
@@ -211,6 +218,16 @@ func parse(name string, data []byte, below []string) (*Profile, error) {
 			return nil, fmt.Errorf("%s: extends: %w", name, err)
 		}
 		p.Description = ""
+		// The architecture comes first, for the rest is said with it in mind.
+		var above Profile
+		if err := strictyaml.Decode(name, data, &above); err != nil {
+			return nil, err
+		}
+		if above.Arch != "" {
+			if err := p.SetArch(above.Arch); err != nil {
+				return nil, fmt.Errorf("%s: %w", name, err)
+			}
+		}
 		if err := strictyaml.Decode(name, data, p); err != nil {
 			return nil, err
 		}
@@ -281,6 +298,12 @@ func (p *Profile) Validate() error {
 	}
 	if m := p.Disk.Multiple; m > 0 && p.Disk.Size%m != 0 {
 		bad("disk.size %s: the platform wants a multiple of %s", p.Disk.Size, m)
+	}
+	if least := p.Disk.Minimum; p.Disk.Size > 0 && p.Disk.Size < least {
+		bad("disk.size %s: the platform wants at least %s", p.Disk.Size, least)
+	}
+	if most := p.Disk.Maximum; most > 0 && p.Disk.Size > most {
+		bad("disk.size %s: the platform takes no more than %s", p.Disk.Size, most)
 	}
 	slices.SortFunc(errs, func(a, b error) int { return strings.Compare(a.Error(), b.Error()) })
 	return errors.Join(errs...)

@@ -25,7 +25,7 @@ func TestLoadErrors(t *testing.T) {
 	if _, err := Load("metl"); !errors.Is(err, ErrUnknown) || !strings.Contains(err.Error(), `unknown profile "metl"; did you mean "metal"?`) {
 		t.Errorf("got %v", err)
 	}
-	if _, err := Load("bogus"); !errors.Is(err, ErrUnknown) || !strings.Contains(err.Error(), "known: metal, metal-4k") {
+	if _, err := Load("bogus"); !errors.Is(err, ErrUnknown) || !strings.Contains(err.Error(), "known: akamai, alibaba, aws") {
 		t.Errorf("got %v", err)
 	}
 	if _, err := Load("./none.yaml"); !errors.Is(err, os.ErrNotExist) {

@@ -20,9 +20,14 @@ func (p *Profile) Set(assignment string) error {
 	}
 	parts := strings.Split(key, ".")
 	doc := strings.Join(parts, ": {") + ": " + value + strings.Repeat("}", len(parts)-1) + "\n"
+	was := p.Arch
 	if err := strictyaml.Decode("--set "+assignment, []byte(doc), p); err != nil {
 		return err
 	}
 	p.Kernel.edit()
+	if arch := p.Arch; arch != was {
+		p.Arch = was
+		return p.SetArch(arch)
+	}
 	return nil
 }

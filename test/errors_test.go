@@ -111,7 +111,7 @@ func (b *bench) build(args ...string) []string {
 func TestUsageErrors(t *testing.T) {
 	b := newBench(t)
 	b.fails(t, usage, []string{`unknown profile "metla"; did you mean "metal"?`}, "build", "metla", "--base", b.base)
-	b.fails(t, usage, []string{`unknown profile "nonsense"; known: metal, metal-4k`}, "build", "nonsense", "--base", b.base)
+	b.fails(t, usage, []string{`unknown profile "nonsense"; known: akamai, alibaba, aws`}, "build", "nonsense", "--base", b.base)
 	b.fails(t, usage, []string{"unknown flag: --bse", "kiln build --help"}, "build", "metal", "--bse", b.base)
 	b.fails(t, usage, []string{"takes one profile, got 0 arguments"}, "build")
 	b.fails(t, usage, []string{"unknown command"}, "biuld")
