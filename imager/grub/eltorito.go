@@ -36,14 +36,14 @@ const (
 // grub-mkimage -O i386-pc-eltorito.
 func ElTorito(img []byte, lba uint32) ([]byte, error) {
 	if len(img) <= cdSector {
-		return nil, fmt.Errorf("El Torito image: %w: %d bytes, want more than %d", ErrImage, len(img), cdSector)
+		return nil, fmt.Errorf("boot program of a CD: %w: %d bytes, want more than %d", ErrImage, len(img), cdSector)
 	}
 	if table := img[infoTable:infoTableEnd]; !bytes.Equal(table, make([]byte, len(table))) {
-		return nil, fmt.Errorf("El Torito image: %w: its boot information table (offset 0x%x) is not empty; make it with grub-mkimage -O %s", ErrImage, infoTable, CDFormat)
+		return nil, fmt.Errorf("boot program of a CD: %w: its boot information table (offset 0x%x) is not empty; make it with grub-mkimage -O %s", ErrImage, infoTable, CDFormat)
 	}
 	core, err := Core(img[cdSector:], uint64(lba)*(cdSector/sectorSize)+cdSector/sectorSize)
 	if err != nil {
-		return nil, fmt.Errorf("El Torito image: behind cdboot.img: %w", err)
+		return nil, fmt.Errorf("boot program of a CD: behind cdboot.img: %w", err)
 	}
 	out := append(bytes.Clone(img[:cdSector]), core...)
 	le.PutUint32(out[infoTable:], volumeSector)

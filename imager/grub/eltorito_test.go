@@ -67,9 +67,9 @@ func TestElTorito(t *testing.T) {
 		img  []byte
 		want string
 	}{
-		{img[:2048], "El Torito image: not the right GRUB image: 2048 bytes, want more than 2048"},
-		{cdImage(t, Format), "El Torito image: not the right GRUB image: its boot information table (offset 0x8) is not empty; make it with grub-mkimage -O i386-pc-eltorito"},
-		{append(bytes.Clone(img[:2048]), img...), "El Torito image: behind cdboot.img: core image: not the right GRUB image: begins with e8 00, want 52 56 (diskboot.img); make it with grub-mkimage -O i386-pc"},
+		{img[:2048], "boot program of a CD: not the right GRUB image: 2048 bytes, want more than 2048"},
+		{cdImage(t, Format), "boot program of a CD: not the right GRUB image: its boot information table (offset 0x8) is not empty; make it with grub-mkimage -O i386-pc-eltorito"},
+		{append(bytes.Clone(img[:2048]), img...), "boot program of a CD: behind cdboot.img: core image: not the right GRUB image: begins with e8 00, want 52 56 (diskboot.img); make it with grub-mkimage -O i386-pc"},
 		{img[:len(img)-1000], "is it cut off?"},
 	} {
 		if _, err := ElTorito(tt.img, lba); !errors.Is(err, ErrImage) || !strings.Contains(err.Error(), tt.want) {
