@@ -66,8 +66,8 @@ func everything(t testing.TB) *tree.Tree {
 	add(t, tr, "a.b.c-d.tar.gz", file("x"))
 	add(t, tr, ".hidden", file("hidden"))
 	add(t, tr, "grüße", file("utf-8"))
-	add(t, tr, strings.Repeat("n", 255), file("long"))
-	add(t, tr, strings.Repeat("n", 254)+"o", file("long as well"))
+	add(t, tr, strings.Repeat("n", 253), file("long"))
+	add(t, tr, strings.Repeat("n", 252)+"o", file("long as well"))
 	add(t, tr, "modes/set", &tree.Inode{Mode: 0o755 | fs.ModeSetuid | fs.ModeSetgid, Content: extent.Bytes([]byte("s")), ModTime: -86400})
 	add(t, tr, "modes/tmp", &tree.Inode{Mode: fs.ModeDir | 0o777 | fs.ModeSticky, ModTime: 5819817599})
 	add(t, tr, "modes/fifo", &tree.Inode{Mode: fs.ModeNamedPipe | 0o600})
@@ -80,7 +80,7 @@ func everything(t testing.TB) *tree.Tree {
 	} {
 		add(t, tr, fmt.Sprintf("links/%d", i), &tree.Inode{Mode: fs.ModeSymlink | 0o777, Target: target})
 	}
-	add(t, tr, "links/"+strings.Repeat("l", 255), &tree.Inode{Mode: fs.ModeSymlink | 0o777, Target: strings.Repeat("h/", 500)})
+	add(t, tr, "links/"+strings.Repeat("l", 253), &tree.Inode{Mode: fs.ModeSymlink | 0o777, Target: strings.Repeat("h/", 500)})
 	for n := range 260 { // all ways in which a target can be cut into entries
 		add(t, tr, fmt.Sprintf("links/cut%d", n), &tree.Inode{Mode: fs.ModeSymlink | 0o777, Target: strings.Repeat("x", n) + "/y/z/" + strings.Repeat("z", 255-n%10) + "/.."})
 	}
@@ -349,6 +349,8 @@ func TestBuildErrors(t *testing.T) {
 	add(t, irregular, "dir/x", &tree.Inode{Mode: fs.ModeIrregular})
 	link := tree.New()
 	add(t, link, "dir/x", &tree.Inode{Mode: fs.ModeSymlink, Target: strings.Repeat("x/", 2048)})
+	name := tree.New()
+	add(t, name, strings.Repeat("n", 254), file("x"))
 	for _, tt := range []struct {
 		tree   *tree.Tree
 		change func(*Options)
@@ -357,6 +359,7 @@ func TestBuildErrors(t *testing.T) {
 	}{
 		{huge, func(*Options) {}, ErrUnsupported, "not possible in ISO 9660: a volume of 4831838366 sectors of 2048 bytes, at most 4294967295"},
 		{irregular, func(*Options) {}, ErrUnsupported, "dir/x: not possible in ISO 9660: a file of type ?---------"},
+		{name, func(*Options) {}, ErrUnsupported, "not possible in ISO 9660: a name of 254 bytes, Linux reads at most 253"},
 		{link, func(*Options) {}, ErrUnsupported, "want 1 to 4095 bytes without NUL"},
 		{tree.New(), func(o *Options) { o.VolumeID = strings.Repeat("V", 33) }, ErrOptions, "has 33 bytes, at most 32 fit"},
 		{tree.New(), func(o *Options) { o.VolumeID = "ü" }, ErrOptions, `invalid option: volume ID "ü", want printable ASCII characters`},

@@ -70,6 +70,9 @@ func (v *volume) entries(name string, ino *tree.Inode) ([][]byte, error) {
 	if _, err := kind(ino.Mode); err != nil {
 		return nil, err
 	}
+	if len(name) > maxRockName {
+		return nil, unsupported("a name of %d bytes, Linux reads at most %d", len(name), maxRockName)
+	}
 	entries := v.inodeEntries(ino)
 	for part := name; part != ""; {
 		n := min(len(part), maxUse-useHeader-1)
@@ -94,6 +97,9 @@ func (v *volume) entries(name string, ino *tree.Inode) ([][]byte, error) {
 	}
 	return entries, nil
 }
+
+// maxRockName is the longest name that Linux reads; it cuts off longer ones.
+const maxRockName = 253
 
 // maxTarget is the longest target of a symbolic link that Linux can read.
 const maxTarget = 4095
