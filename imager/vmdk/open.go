@@ -158,10 +158,10 @@ func openSparse(src extent.Source, start []byte, whole bool) (*extent.Map, error
 	if count > maxTables {
 		return nil, fmt.Errorf("%w: %d grain tables, at most %d are read", ErrUnsupported, count, maxTables)
 	}
-	gd := make([]byte, count*entrySize)
-	if h.directory > maxSectors || int64(h.directory)*sector > src.Size()-int64(len(gd)) {
+	if h.directory > maxSectors || int64(h.directory)*sector > src.Size()-count*entrySize {
 		return nil, fmt.Errorf("%w: grain directory of %d entries at sector %d in a file of %d bytes", ErrCorrupt, count, h.directory, src.Size())
 	}
+	gd := make([]byte, count*entrySize)
 	if err := readAt(src, gd, int64(h.directory)*sector); err != nil {
 		return nil, err
 	}
