@@ -28,6 +28,7 @@ type requirement struct {
 }
 
 var (
+	// A serial port that is not there is passed over: the screen is next.
 	screenSerial = []string{"console=tty0", "console=ttyS0,115200"}
 	serialScreen = []string{"console=ttyS0,115200", "console=tty0"}
 	armConsoles  = []string{"console=tty0", "console=ttyAMA0,115200"}
@@ -74,7 +75,7 @@ var requirements = map[string]requirement{
 		drivers: []string{"hv_vmbus", "hv_storvsc", "sd_mod", "hv_netvsc", "pci_hyperv", "nvme"}},
 	"hyperv": {platform: "nocloud", format: "vhdx", firmware: Dual, most: 64 * TiB, consoles: serialScreen,
 		drivers: []string{"hv_vmbus", "hv_storvsc", "sd_mod", "hv_netvsc"}},
-	"vmware": {platform: "vmware", format: "ova", firmware: Dual, most: 62 * TiB, consoles: serialScreen,
+	"vmware": {platform: "vmware", format: "ova", firmware: Dual, most: 62 * TiB, consoles: screenSerial,
 		drivers: []string{"vmw_pvscsi", "sd_mod", "vmxnet3"}},
 	"xen":    {platform: "nocloud", format: "raw", firmware: Dual, consoles: []string{"console=tty0", "console=hvc0"}, drivers: xen},
 	"xcp-ng": {platform: "nocloud", format: "xva", firmware: Dual, most: 2040 * GiB, consoles: []string{"console=hvc0", "console=tty0"}, drivers: xen},
