@@ -94,7 +94,10 @@ func fitDisk(p *profiles.Profile, parts []partition) error {
 	need := diskSize(parts)
 	size := int64(p.Disk.Size)
 	if size == 0 {
-		size = extent.Align(need, int64(max(p.Disk.Multiple, profiles.MiB)))
+		size = extent.Align(max(need, int64(p.Disk.Minimum)), int64(max(p.Disk.Multiple, profiles.MiB)))
+	}
+	if most := int64(p.Disk.Maximum); most > 0 && size > most {
+		return refuse("the disk has %d MiB, %s takes at most %s; give smaller partitions or leave extensions out", size/mib, p.Platform, p.Disk.Maximum)
 	}
 	if need > size {
 		var list string
@@ -203,7 +206,7 @@ func ext4Options(r Request, id identity, label string, size int64) ext4.Options 
 // assemble gives every partition its place and puts the partition tables
 // around them.
 func assemble(r Request, id identity, parts []partition) (*extent.Map, *gpt.Table, error) {
-	size := max(diskSize(parts), int64(r.Profile.Disk.Size))
+	size := max(diskSize(parts), int64(r.Profile.Disk.Size), int64(r.Profile.Disk.Minimum))
 	size = extent.Align(size, int64(max(r.Profile.Disk.Multiple, profiles.MiB)))
 	table := &gpt.Table{DiskID: id.uuid("disk"), SectorSize: r.Profile.Disk.SectorSize, Size: size}
 	disk := extent.New(size)

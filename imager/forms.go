@@ -13,6 +13,7 @@ import (
 	"github.com/klauspost/compress/zstd"
 
 	"github.com/kilnhq/kiln/imager/extent"
+	"github.com/kilnhq/kiln/imager/ova"
 	"github.com/kilnhq/kiln/imager/qcow2"
 	"github.com/kilnhq/kiln/imager/vhd"
 	"github.com/kilnhq/kiln/imager/vhdx"
@@ -53,6 +54,7 @@ func forms(o profiles.Output) map[string]form {
 		"vmdk": {suffix: "vmdk", disk: true, write: func(ctx context.Context, i *Image, w io.Writer, progress func(int64)) error {
 			return vmdk.Write(ctx, w, i.Disk, i.vmdkOptions("vmdk"), progress)
 		}},
+		"ova": {suffix: "ova", disk: true, write: writeOVA},
 		"vmdk-sparse": {suffix: "vmdk", disk: true, layout: func(i *Image) (*extent.Map, error) {
 			return vmdk.Map(i.Disk, i.vmdkOptions("vmdk-sparse"))
 		}},
@@ -138,6 +140,25 @@ func (i *Image) vmdkOptions(format string) vmdk.Options {
 		name = "disk.vmdk"
 	}
 	return vmdk.Options{Name: name, ContentID: i.id.uuid("vmdk content"), UUID: i.id.uuid("vmdk disk")}
+}
+
+// writeOVA writes the disk in place if it can; streamed, it is compressed twice.
+func writeOVA(ctx context.Context, i *Image, w io.Writer, progress func(int64)) error {
+	p, o := i.request.Profile, i.vmdkOptions("vmdk")
+	m := ova.Machine{
+		Name: "kiln-" + p.Name + "-" + p.Arch, CPUs: p.Machine.CPUs, MemoryMiB: int(p.Machine.Memory / profiles.MiB), Firmware: ova.EFI,
+	}
+	if i.request.Version != "" {
+		m.Product, m.Version = "kiln", i.request.Version
+	}
+	if p.Machine.Firmware == "bios" {
+		m.Firmware = ova.BIOS
+	}
+	pkg := ova.Package{Machine: m, Disk: o, ModTime: time.Unix(i.request.Epoch, 0)}
+	if dst, ok := w.(ova.Target); ok {
+		return ova.Write(ctx, dst, i.Disk, pkg, progress)
+	}
+	return ova.Stream(ctx, w, i.Disk, pkg, progress)
 }
 
 // writeZstd compresses the disk. The payload is compressed already, so a fast

@@ -30,6 +30,34 @@ var diskFormats = map[string]struct {
 	"qcow2 none":  {qemu: "qcow2", check: true, set: "output.compression=none"},
 }
 
+// An appliance for VMware: the descriptor first, then the manifest, whose digests
+// are those of what an archiver unpacks, then the disk.
+func TestOVA(t *testing.T) {
+	kiln, raw, dir := oracle.Artifact(t, "KILN_BIN"), oracle.Artifact(t, "KILN_IMAGE"), t.TempDir()
+	file := filepath.Join(dir, "metal.ova")
+	run(t, kiln, "convert", raw, "--output", file)
+	var names []string
+	for name := range strings.Lines(run(t, oracle.Tool(t, "tar"), "-tf", file)) {
+		names = append(names, strings.TrimSpace(name))
+	}
+	if len(names) != 3 || filepath.Ext(names[0]) != ".ovf" || filepath.Ext(names[1]) != ".mf" || filepath.Ext(names[2]) != ".vmdk" {
+		t.Fatalf("members %v, want OVF, manifest and VMDK", names)
+	}
+	run(t, oracle.Tool(t, "tar"), "-xf", file, "-C", dir)
+	for _, name := range []string{names[0], names[2]} {
+		want := "SHA256(" + name + ")= " + digest(t, filepath.Join(dir, name)) + "\n"
+		if manifest := string(read(t, filepath.Join(dir, names[1]))); !strings.Contains(manifest, want) {
+			t.Errorf("no %q in the manifest\n%s", want, manifest)
+		}
+	}
+	if out := run(t, oracle.Tool(t, "qemu-img"), "compare", "-f", "raw", "-F", "vmdk", raw, filepath.Join(dir, names[2])); !strings.Contains(out, "Images are identical.") {
+		t.Errorf("qemu-img compare: %s", out)
+	}
+	if out := run(t, kiln, "diff", raw, file); out != "" {
+		t.Errorf("kiln diff: %s", out)
+	}
+}
+
 // buildFormat builds the test's image in a format.
 func buildFormat(t *testing.T, name string) string {
 	t.Helper()

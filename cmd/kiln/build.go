@@ -38,11 +38,11 @@ func newBuild(g *globals) *cobra.Command {
 	c := &cobra.Command{
 		Use:   "build PROFILE",
 		Short: "Compose an image from a profile, a base and system extensions",
-		Long: `Compose a bootable image. PROFILE is a built-in profile (` + strings.Join(profiles.Names(), ", ") + `)
-a YAML file, or - for standard input. Composing needs no privilege, no network and no other program,
-and the same inputs always give the same bytes. Next to each file go its digest,
-FILE.sha256, a description of all that went into it, FILE.json, and the list of
-the software in it, FILE.spdx.json.`,
+		Long: `Compose a bootable image. PROFILE is a built-in profile (see
+'kiln profile list'), a YAML file, or - for standard input. Composing needs no
+privilege, no network and no other program, and the same inputs always give the
+same bytes. Next to each file go its digest, FILE.sha256, a description of all
+that went into it, FILE.json, and the list of the software in it, FILE.spdx.json.`,
 		Example: `  kiln build metal --base base --output metal.raw
   kiln build metal --base base --extension wireguard.oci --kernel-arg quiet --output metal.raw
   kiln build ./my-profile.yaml --base base --output disk.raw.zst
@@ -107,11 +107,16 @@ func build(ctx context.Context, c *cobra.Command, r *progress.Reporter, name str
 	if len(formats) == 0 {
 		formats = []string{p.Output.Format}
 	}
+	written := map[string]string{}
 	for _, format := range formats {
 		output, err := outputPath(img, f.output, format, len(formats) > 1)
 		if err != nil {
 			return err
 		}
+		if other := written[output]; other != "" {
+			return usageError{fmt.Errorf("%s would be %s and then %s; build one at a time", output, other, format)}
+		}
+		written[output] = format
 		if err := write(ctx, c, r, img, format, output, !f.noSidecars); err != nil {
 			return err
 		}
@@ -161,7 +166,9 @@ func profile(name string, f buildFlags) (*profiles.Profile, error) {
 		return nil, err
 	}
 	if f.arch != "" {
-		p.Arch = f.arch
+		if err := p.SetArch(f.arch); err != nil {
+			return nil, usageError{fmt.Errorf("--arch: %w", err)}
+		}
 	}
 	if format := imager.FormatOf(f.output); format != "" {
 		p.Output.Format = format

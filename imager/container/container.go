@@ -12,6 +12,7 @@ import (
 	"golang.org/x/sys/unix"
 
 	"github.com/kilnhq/kiln/imager/extent"
+	"github.com/kilnhq/kiln/imager/ova"
 	"github.com/kilnhq/kiln/imager/qcow2"
 	"github.com/kilnhq/kiln/imager/vhd"
 	"github.com/kilnhq/kiln/imager/vhdx"
@@ -43,9 +44,18 @@ func kinds() []kind {
 		{"qcow2", 0, "QFI\xfb", qcow2.Open},
 		{"vhdx", 0, "vhdxfile", vhdx.Open},
 		{"vmdk", 0, "KDMV", vmdk.Open},
+		{"ova", 257, "ustar", openOVA},
 		{"vhd-dynamic", 0, "conectix", vhd.Open},
 		{"vhd", -512, "conectix", vhd.Open},
 	}
+}
+
+func openOVA(src extent.Source) (*extent.Map, error) {
+	a, err := ova.Open(src)
+	if err != nil {
+		return nil, err
+	}
+	return a.Disk, nil
 }
 
 // Open opens the image in a file or on a block device.
