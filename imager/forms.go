@@ -27,12 +27,14 @@ import (
 type form struct {
 	suffix string // of the file's name
 	disk   bool   // holds the disk
+	skips  bool   // write does not read the holes of the disk
 
 	// layout gives the whole file as a map, of which nothing has been read: it is
 	// written sparse and in parallel, or streamed.
 	layout func(i *Image) (*extent.Map, error)
 
-	// write writes the file from its start to its end.
+	// write writes the file from its start to its end. It tells progress of the
+	// bytes of the disk or, if it does not read the holes, of those of its extents.
 	write func(ctx context.Context, i *Image, w io.Writer, progress func(int64)) error
 
 	// files are what goes into a directory, or streamed into a tar archive.
@@ -51,10 +53,10 @@ func forms(o profiles.Output) map[string]form {
 		"vhd":         vhdForm("vhd", true),
 		"vhd-dynamic": vhdForm("vhd", false),
 		"vhdx":        {suffix: "vhdx", disk: true, layout: vhdxMap},
-		"vmdk": {suffix: "vmdk", disk: true, write: func(ctx context.Context, i *Image, w io.Writer, progress func(int64)) error {
+		"vmdk": {suffix: "vmdk", disk: true, skips: true, write: func(ctx context.Context, i *Image, w io.Writer, progress func(int64)) error {
 			return vmdk.Write(ctx, w, i.Disk, i.vmdkOptions("vmdk"), progress)
 		}},
-		"ova": {suffix: "ova", disk: true, write: writeOVA},
+		"ova": {suffix: "ova", disk: true, skips: true, write: writeOVA},
 		"vmdk-sparse": {suffix: "vmdk", disk: true, layout: func(i *Image) (*extent.Map, error) {
 			return vmdk.Map(i.Disk, i.vmdkOptions("vmdk-sparse"))
 		}},
@@ -107,7 +109,7 @@ func qcow2Form(compression string) form {
 	if compression == "none" {
 		return form{suffix: "qcow2", disk: true, layout: func(i *Image) (*extent.Map, error) { return qcow2.Map(i.Disk, 0) }}
 	}
-	return form{suffix: "qcow2", disk: true, write: func(ctx context.Context, i *Image, w io.Writer, progress func(int64)) error {
+	return form{suffix: "qcow2", disk: true, skips: true, write: func(ctx context.Context, i *Image, w io.Writer, progress func(int64)) error {
 		dst, ok := w.(qcow2.Target)
 		if !ok {
 			return fmt.Errorf("%w: qcow2 with compression is written back and forth and cannot be streamed; give a file, or --set output.compression=none", ErrRefused)

@@ -163,6 +163,9 @@ func (i *Image) Size(format string, file bool) int64 {
 		}
 		return n
 	}
+	if err == nil && form.skips {
+		return i.Disk.Allocated()
+	}
 	if err != nil || form.layout == nil {
 		return i.Disk.Size()
 	}
