@@ -2,7 +2,6 @@ package imager
 
 import (
 	"context"
-	"errors"
 	"fmt"
 	"io"
 	"maps"
@@ -10,8 +9,7 @@ import (
 	"strings"
 	"time"
 
-	"github.com/klauspost/compress/zstd"
-
+	"github.com/kilnhq/kiln/imager/compress"
 	"github.com/kilnhq/kiln/imager/extent"
 	"github.com/kilnhq/kiln/imager/ova"
 	"github.com/kilnhq/kiln/imager/qcow2"
@@ -48,7 +46,9 @@ func forms(o profiles.Output) map[string]form {
 	}
 	return map[string]form{
 		"raw":         {suffix: "raw", disk: true, layout: func(i *Image) (*extent.Map, error) { return i.Disk, nil }},
-		"raw.zst":     {suffix: "raw.zst", disk: true, write: writeZstd},
+		"raw.zst":     compressedForm("raw.zst", compress.Zstd, o.Level),
+		"raw.gz":      compressedForm("raw.gz", compress.Gzip, o.Level),
+		"raw.xz":      compressedForm("raw.xz", compress.XZ, o.Level),
 		"qcow2":       qcow2Form(o.Compression),
 		"vhd":         vhdForm("vhd", true),
 		"vhd-dynamic": vhdForm("vhd", false),
@@ -163,16 +163,11 @@ func writeOVA(ctx context.Context, i *Image, w io.Writer, progress func(int64)) 
 	return ova.Stream(ctx, w, i.Disk, pkg, progress)
 }
 
-// writeZstd compresses the disk. The payload is compressed already, so a fast
-// level finds all there is: the holes. The concurrency is fixed so that the bytes
-// are.
-func writeZstd(ctx context.Context, i *Image, w io.Writer, progress func(int64)) error {
-	z, err := zstd.NewWriter(w, zstd.WithEncoderLevel(zstd.SpeedFastest), zstd.WithEncoderConcurrency(2))
-	if err != nil {
-		return err
-	}
-	_, err = i.Disk.WriteTo(&observer{ctx, z, progress})
-	return errors.Join(err, z.Close())
+// compressedForm is the disk as a compressed stream.
+func compressedForm(suffix string, format compress.Format, level int) form {
+	return form{suffix: suffix, disk: true, write: func(ctx context.Context, i *Image, w io.Writer, progress func(int64)) error {
+		return compress.Write(ctx, w, i.Disk, compress.Options{Format: format, Level: level}, progress)
+	}}
 }
 
 // observer passes writes on, tells of them, and stops when the context ends.

@@ -58,6 +58,30 @@ func TestOVA(t *testing.T) {
 	}
 }
 
+// A compressed disk is what the usual program unpacks, and need not be unpacked to
+// be looked at.
+func TestCompressed(t *testing.T) {
+	kiln, raw := oracle.Artifact(t, "KILN_BIN"), oracle.Artifact(t, "KILN_IMAGE")
+	for suffix, program := range map[string]string{"zst": "zstd", "gz": "gzip", "xz": "xz"} {
+		file := filepath.Join(t.TempDir(), "metal.raw."+suffix)
+		run(t, kiln, "convert", raw, "--output", file)
+		unpacked := strings.TrimSuffix(file, "."+suffix)
+		run(t, oracle.Tool(t, program), "-dk", file)
+		if digest(t, unpacked) != digest(t, raw) {
+			t.Errorf("%s: unpacked it is another disk", suffix)
+		}
+		if out := run(t, kiln, "verify", file); !strings.Contains(out, ": whole, raw."+suffix) {
+			t.Errorf("%s: kiln verify: %s", suffix, out)
+		}
+	}
+	foreign := filepath.Join(t.TempDir(), "foreign.raw.gz")
+	run(t, oracle.Tool(t, "sh"), "-c", `head -c 1000000 "$1" | gzip >"$2"`, "sh", raw, foreign)
+	out, err := exec.Command(kiln, "verify", foreign).CombinedOutput()
+	if err == nil || !strings.Contains(string(out), "not compressed in blocks that can be read alone: a gzip stream without an index after it; unpack it first") {
+		t.Errorf("what gzip wrote: %v\n%s", err, out)
+	}
+}
+
 // buildFormat builds the test's image in a format.
 func buildFormat(t *testing.T, name string) string {
 	t.Helper()

@@ -188,14 +188,6 @@ func (x *xzWriter) finish() error {
 	return err
 }
 
-// checkSize is the size of the check of a block, by the kind of check, 0 to 15.
-func checkSize(check byte) int64 {
-	if check == checkNone {
-		return 0
-	}
-	return 4 << ((check - 1) / 3)
-}
-
 // openXZ returns the blocks of all streams of a file.
 func openXZ(src extent.Source) ([]span, error) {
 	var streams [][]span

@@ -11,6 +11,7 @@ import (
 
 	"golang.org/x/sys/unix"
 
+	"github.com/kilnhq/kiln/imager/compress"
 	"github.com/kilnhq/kiln/imager/extent"
 	"github.com/kilnhq/kiln/imager/ova"
 	"github.com/kilnhq/kiln/imager/qcow2"
@@ -44,10 +45,21 @@ func kinds() []kind {
 		{"qcow2", 0, "QFI\xfb", qcow2.Open},
 		{"vhdx", 0, "vhdxfile", vhdx.Open},
 		{"vmdk", 0, "KDMV", vmdk.Open},
+		{"raw.zst", 0, "\x28\xb5\x2f\xfd", openCompressed},
+		{"raw.gz", 0, "\x1f\x8b", openCompressed},
+		{"raw.xz", 0, "\xfd7zXZ\x00", openCompressed},
 		{"ova", 257, "ustar", openOVA},
 		{"vhd-dynamic", 0, "conectix", vhd.Open},
 		{"vhd", -512, "conectix", vhd.Open},
 	}
+}
+
+func openCompressed(src extent.Source) (*extent.Map, error) {
+	m, err := compress.Open(src)
+	if errors.Is(err, compress.ErrSequential) {
+		return nil, fmt.Errorf("%w; unpack it first", err)
+	}
+	return m, err
 }
 
 func openOVA(src extent.Source) (*extent.Map, error) {
