@@ -11,6 +11,7 @@ import (
 
 	"github.com/kilnhq/kiln/imager/compress"
 	"github.com/kilnhq/kiln/imager/extent"
+	"github.com/kilnhq/kiln/imager/gcetar"
 	"github.com/kilnhq/kiln/imager/ova"
 	"github.com/kilnhq/kiln/imager/qcow2"
 	"github.com/kilnhq/kiln/imager/vhd"
@@ -57,6 +58,9 @@ func forms(o profiles.Output) map[string]form {
 			return vmdk.Write(ctx, w, i.Disk, i.vmdkOptions("vmdk"), progress)
 		}},
 		"ova": {suffix: "ova", disk: true, skips: true, write: writeOVA},
+		"gce": {suffix: "tar.gz", disk: true, write: func(ctx context.Context, i *Image, w io.Writer, progress func(int64)) error {
+			return gcetar.Write(ctx, w, i.Disk, i.request.Epoch, i.request.Profile.Output.Level, progress)
+		}},
 		"vmdk-sparse": {suffix: "vmdk", disk: true, layout: func(i *Image) (*extent.Map, error) {
 			return vmdk.Map(i.Disk, i.vmdkOptions("vmdk-sparse"))
 		}},

@@ -82,6 +82,20 @@ func TestCompressed(t *testing.T) {
 	}
 }
 
+// Compute Engine's archive, as GNU tar unpacks it.
+func TestGCE(t *testing.T) {
+	kiln, raw, dir := oracle.Artifact(t, "KILN_BIN"), oracle.Artifact(t, "KILN_IMAGE"), t.TempDir()
+	file := filepath.Join(dir, "gcp.tar.gz")
+	run(t, kiln, "convert", raw, "--output", file)
+	run(t, oracle.Tool(t, "tar"), "-xzf", file, "-C", dir)
+	if digest(t, filepath.Join(dir, "disk.raw")) != digest(t, raw) {
+		t.Error("unpacked it is another disk")
+	}
+	if out := run(t, kiln, "diff", raw, file); out != "" {
+		t.Errorf("kiln diff: %s", out)
+	}
+}
+
 // buildFormat builds the test's image in a format.
 func buildFormat(t *testing.T, name string) string {
 	t.Helper()

@@ -13,6 +13,7 @@ import (
 
 	"github.com/kilnhq/kiln/imager/compress"
 	"github.com/kilnhq/kiln/imager/extent"
+	"github.com/kilnhq/kiln/imager/gcetar"
 	"github.com/kilnhq/kiln/imager/ova"
 	"github.com/kilnhq/kiln/imager/qcow2"
 	"github.com/kilnhq/kiln/imager/vhd"
@@ -54,12 +55,22 @@ func kinds() []kind {
 	}
 }
 
+// openCompressed opens a compressed disk, or one in Compute Engine's archive.
 func openCompressed(src extent.Source) (*extent.Map, error) {
 	m, err := compress.Open(src)
+	if err == nil && isTar(m) {
+		return gcetar.Open(src)
+	}
 	if errors.Is(err, compress.ErrSequential) {
 		return nil, fmt.Errorf("%w; unpack it first", err)
 	}
 	return m, err
+}
+
+func isTar(m *extent.Map) bool {
+	var magic [5]byte
+	_, err := m.ReadAt(magic[:], 257)
+	return err == nil && string(magic[:]) == "ustar"
 }
 
 func openOVA(src extent.Source) (*extent.Map, error) {
