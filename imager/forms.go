@@ -81,6 +81,9 @@ func (i *Image) form(format string) (form, error) {
 	if ok && i.converted && !f.disk {
 		return form{}, refuse("output format %q is more than a disk; known for existing images: %s", format, strings.Join(DiskFormats(), ", "))
 	}
+	if !ok && slices.Contains(profiles.Formats(), format) {
+		return form{}, refuse("output format %q cannot be written yet; --format raw writes the disk that it would hold", format)
+	}
 	if !ok {
 		return form{}, refuse("output format %q%s", format, spelling.Hint(format, Formats()))
 	}
