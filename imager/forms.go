@@ -17,6 +17,7 @@ import (
 	"github.com/kilnhq/kiln/imager/vhd"
 	"github.com/kilnhq/kiln/imager/vhdx"
 	"github.com/kilnhq/kiln/imager/vmdk"
+	"github.com/kilnhq/kiln/imager/xva"
 	"github.com/kilnhq/kiln/internal/spelling"
 	"github.com/kilnhq/kiln/profiles"
 )
@@ -61,6 +62,7 @@ func forms(o profiles.Output) map[string]form {
 		"gce": {suffix: "tar.gz", disk: true, write: func(ctx context.Context, i *Image, w io.Writer, progress func(int64)) error {
 			return gcetar.Write(ctx, w, i.Disk, i.request.Epoch, i.request.Profile.Output.Level, progress)
 		}},
+		"xva": {suffix: "xva", disk: true, write: writeXVA},
 		"vmdk-sparse": {suffix: "vmdk", disk: true, layout: func(i *Image) (*extent.Map, error) {
 			return vmdk.Map(i.Disk, i.vmdkOptions("vmdk-sparse"))
 		}},
@@ -149,6 +151,14 @@ func (i *Image) vmdkOptions(format string) vmdk.Options {
 		name = "disk.vmdk"
 	}
 	return vmdk.Options{Name: name, ContentID: i.id.uuid("vmdk content"), UUID: i.id.uuid("vmdk disk")}
+}
+
+func writeXVA(ctx context.Context, i *Image, w io.Writer, progress func(int64)) error {
+	p := i.request.Profile
+	return xva.Write(ctx, w, i.Disk, xva.Machine{
+		Name: "kiln-" + p.Name + "-" + p.Arch, Description: p.Description, ID: i.id.uuid("xva"),
+		CPUs: p.Machine.CPUs, Memory: int64(p.Machine.Memory), UEFI: p.Machine.Firmware == "uefi", Time: time.Unix(i.request.Epoch, 0),
+	}, progress)
 }
 
 // writeOVA writes the disk in place if it can; streamed, it is compressed twice.

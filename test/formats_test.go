@@ -96,6 +96,25 @@ func TestGCE(t *testing.T) {
 	}
 }
 
+// A machine for XenServer, as xva-img unpacks it.
+func TestXVA(t *testing.T) {
+	kiln, raw, dir := oracle.Artifact(t, "KILN_BIN"), oracle.Artifact(t, "KILN_IMAGE"), t.TempDir()
+	file, back := filepath.Join(dir, "metal.xva"), filepath.Join(dir, "back.raw")
+	run(t, kiln, "convert", raw, "--output", file)
+	run(t, oracle.Tool(t, "tar"), "-xf", file, "-C", dir)
+	refs, err := filepath.Glob(filepath.Join(dir, "Ref:*"))
+	if err != nil || len(refs) != 1 {
+		t.Fatalf("disks %v, %v, want one", refs, err)
+	}
+	run(t, oracle.Tool(t, "xva-img"), "-p", "disk-export", refs[0]+"/", back)
+	if digest(t, back) != digest(t, raw) {
+		t.Error("unpacked it is another disk")
+	}
+	if out := run(t, kiln, "diff", raw, file); out != "" {
+		t.Errorf("kiln diff: %s", out)
+	}
+}
+
 // buildFormat builds the test's image in a format.
 func buildFormat(t *testing.T, name string) string {
 	t.Helper()

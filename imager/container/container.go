@@ -19,6 +19,7 @@ import (
 	"github.com/kilnhq/kiln/imager/vhd"
 	"github.com/kilnhq/kiln/imager/vhdx"
 	"github.com/kilnhq/kiln/imager/vmdk"
+	"github.com/kilnhq/kiln/imager/xva"
 )
 
 // Disk is an open image.
@@ -49,7 +50,7 @@ func kinds() []kind {
 		{"raw.zst", 0, "\x28\xb5\x2f\xfd", openCompressed},
 		{"raw.gz", 0, "\x1f\x8b", openCompressed},
 		{"raw.xz", 0, "\xfd7zXZ\x00", openCompressed},
-		{"ova", 257, "ustar", openOVA},
+		{"ova or xva", 257, "ustar", openAppliance},
 		{"vhd-dynamic", 0, "conectix", vhd.Open},
 		{"vhd", -512, "conectix", vhd.Open},
 	}
@@ -73,7 +74,13 @@ func isTar(m *extent.Map) bool {
 	return err == nil && string(magic[:]) == "ustar"
 }
 
-func openOVA(src extent.Source) (*extent.Map, error) {
+// openAppliance opens a tar archive with a machine: for XenServer, whose first
+// file is ova.xml, or for VMware.
+func openAppliance(src extent.Source) (*extent.Map, error) {
+	name := make([]byte, len("ova.xml\x00"))
+	if _, err := src.ReadAt(name, 0); err == nil && string(name) == "ova.xml\x00" {
+		return xva.Open(src)
+	}
 	a, err := ova.Open(src)
 	if err != nil {
 		return nil, err
