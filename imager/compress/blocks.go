@@ -11,9 +11,6 @@ import (
 	"github.com/kilnhq/kiln/imager/extent"
 )
 
-// maxWorkers bounds the memory: what compresses xz takes tens of MiB.
-const maxWorkers = 8
-
 // block is a piece of work: bytes [offset, end) of the map, a block of which
 // extents cover something, or any number of blocks of which they cover nothing.
 type block struct {
@@ -30,7 +27,7 @@ type block struct {
 // any order, and written in order; the number of them in flight, and with it the
 // memory, is bounded.
 func compressBlocks(ctx context.Context, e encoding, m *extent.Map, progress func(int64)) error {
-	workers := min(runtime.GOMAXPROCS(0), maxWorkers)
+	workers := min(runtime.GOMAXPROCS(0), e.maxWorkers())
 	free := make(chan *block, workers+2)
 	for range cap(free) {
 		free <- &block{}

@@ -65,11 +65,15 @@ type Options struct {
 	Level int
 }
 
-// encoding is how one format writes blocks. The methods but packer and
-// blockSize are called in order, from one goroutine.
+// encoding is how one format writes blocks. The methods but
+// the first three are called in order, from one goroutine.
 type encoding interface {
 	// blockSize is the number of bytes of all data blocks but the last.
 	blockSize() int64
+
+	// maxWorkers is how many goroutines may compress, so that all of them take
+	// less than 200 MB.
+	maxWorkers() int
 
 	// packer returns what compresses the blocks, in one goroutine. There may be
 	// many.
@@ -93,8 +97,8 @@ type packed struct {
 }
 
 // Write compresses m to w. Holes are not read. The bytes it writes are a function
-// of the content of m and of the options: it compresses on all processors, but
-// not on more than 8, and holds a few blocks for each, in all less than 200 MB.
+// of the content of m and of the options: it compresses on several processors, 8 at
+// the most, fewer at high levels, and takes less than 200 MB.
 //
 // If progress is not nil it is called, from one goroutine at a time, with the
 // number of bytes of m, holes included, that are dealt with since the last call.

@@ -54,6 +54,7 @@ type gzipWriter struct {
 type gzipRun struct{ count, packed, size uint32 }
 
 func (g *gzipWriter) blockSize() int64 { return gzipBlock }
+func (g *gzipWriter) maxWorkers() int  { return 8 }
 
 func (g *gzipWriter) write(b []byte) error {
 	n, err := g.w.Write(b)

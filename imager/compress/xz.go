@@ -48,15 +48,21 @@ type xzWriter struct {
 	zeroUn int64
 }
 
-// blockSize is also the size of the dictionary.
+// blockSize is also the size of the dictionary. Larger ones gain a few percent,
+// but more of what is compressed already, or a hole, is then in a block with
+// something that is worth the effort.
 func (x *xzWriter) blockSize() int64 {
-	switch {
-	case x.level <= 3:
+	if x.level <= 6 {
 		return 1 << 20
-	case x.level <= 6:
-		return 4 << 20
 	}
-	return 8 << 20
+	return 2 << 20
+}
+
+func (x *xzWriter) maxWorkers() int {
+	if x.level <= 6 {
+		return 5
+	}
+	return 3
 }
 
 // streamFlags are those of header and footer.

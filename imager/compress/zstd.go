@@ -43,6 +43,13 @@ type zstdWriter struct {
 func (z *zstdWriter) blockSize() int64 { return zstdBlock }
 func (z *zstdWriter) start() error     { return nil }
 
+func (z *zstdWriter) maxWorkers() int {
+	if zstd.EncoderLevelFromZstd(z.level) == zstd.SpeedBestCompression {
+		return 4
+	}
+	return 8
+}
+
 func (z *zstdWriter) packer() (packer, error) {
 	fast, err := newZstdEncoder(zstd.SpeedFastest)
 	if err != nil {
