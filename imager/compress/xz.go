@@ -25,7 +25,6 @@ const (
 	xzFooterMagic = "YZ"
 	xzEnds        = 12
 
-	checkNone  = 0
 	checkCRC32 = 1
 
 	// Flags of a block: both sizes are in its header, and there is one filter.
@@ -40,12 +39,12 @@ const (
 
 // xzWriter writes one stream.
 type xzWriter struct {
-	w      io.Writer
-	level  int
-	index  []byte // records
-	count  uint64 // of them
-	zero   []byte // a block of blockSize zeros
-	zeroUn int64
+	w        io.Writer
+	level    int
+	index    []byte // records
+	count    uint64 // of them
+	zero     []byte // the last block of zeros
+	zeroSize int64  // how many
 }
 
 // blockSize is also the size of the dictionary. Larger ones gain a few percent,
@@ -170,12 +169,12 @@ func (x *xzWriter) data(p packed) error {
 func (x *xzWriter) zeros(n int64) error {
 	for n > 0 {
 		size := min(n, x.blockSize())
-		if size != x.zeroUn {
+		if size != x.zeroSize {
 			b, err := x.block(nil, make([]byte, size), false)
 			if err != nil {
 				return err
 			}
-			x.zero, x.zeroUn = b, size
+			x.zero, x.zeroSize = b, size
 		}
 		if err := x.data(packed{bytes: x.zero, size: size}); err != nil {
 			return err

@@ -129,10 +129,9 @@ func TestOpenXVAImg(t *testing.T) {
 	img := oracle.Tool(t, "xva-img")
 	dir := t.TempDir()
 	m := disks(t)["far"]
-	for name, content := range map[string][]byte{descriptorName: func() []byte { d := machine(); return d.descriptor(m.Size()) }()} {
-		if err := os.WriteFile(filepath.Join(dir, name), content, 0o644); err != nil {
-			t.Fatal(err)
-		}
+	vm := machine()
+	if err := os.WriteFile(filepath.Join(dir, descriptorName), vm.descriptor(m.Size()), 0o644); err != nil {
+		t.Fatal(err)
 	}
 	f, err := os.Create(filepath.Join(dir, "disk.raw"))
 	if err != nil {
