@@ -235,20 +235,6 @@ func foldAll(list []string) []string {
 	return out
 }
 
-// Loadable returns the modules that modprobe can load once the layers are
-// stacked, with paths below usr/lib/modules/RELEASE: those of the system that
-// no layer replaces and those of the layers.
-func Loadable(s *System, layers []Layer) []depmod.Module {
-	c := &checker{system: s, release: s.Release}
-	c.collect(layers)
-	out := make([]depmod.Module, 0, len(c.winners))
-	for _, name := range sortedKeys(c.winners) {
-		w := c.winners[name]
-		out = append(out, depmod.Module{Path: w.path, Info: w.info})
-	}
-	return out
-}
-
 func sortedKeys[V any](m map[string]V) []string {
 	keys := make([]string, 0, len(m))
 	for k := range m {

@@ -71,7 +71,6 @@ const (
 	SignatureUnknown Code = "signature-unknown" // signed by a key the kernel does not trust
 	SignatureBad     Code = "signature-bad"     // changed after it was signed
 	Driver           Code = "driver"            // a device of the platform has no driver
-	Unchecked        Code = "unchecked"         // the base lacks what a check needs
 )
 
 // A Finding is something that is wrong with a module.
