@@ -5,7 +5,6 @@ import (
 	"slices"
 	"strings"
 
-	"github.com/kilnhq/kiln/kernel/depmod"
 	"github.com/kilnhq/kiln/kernel/modalias"
 	"github.com/kilnhq/kiln/kernel/module"
 )
