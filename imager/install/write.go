@@ -1,0 +1,278 @@
+package install
+
+import (
+	"bytes"
+	"context"
+	"crypto/sha256"
+	"fmt"
+	"slices"
+
+	"golang.org/x/sync/errgroup"
+
+	"github.com/kilnhq/kiln/imager/extent"
+	"github.com/kilnhq/kiln/imager/gpt"
+)
+
+const (
+	// pieceSize is how much is read and written at once.
+	pieceSize = 4 << 20
+
+	// tableArea is what belongs to the partition tables at either end of the
+	// disk, with what old ones of other kinds may have there.
+	tableArea = 1 << 20
+
+	// headSize is the beginning of a file system without which it is none: a FAT
+	// boot sector with its copy, an ext4 superblock.
+	headSize = 64 << 10
+
+	workers = 4
+)
+
+// piece is a range of the disk that is written at once.
+type piece struct {
+	offset, length int64
+	zero           bool // reads as zeros
+	sum            [sha256.Size]byte
+}
+
+type writer struct {
+	dev     Device
+	disk    *extent.Map
+	table   *gpt.Table
+	options Options
+
+	pieces []piece
+	heads  []piece // written after all others
+}
+
+// area is a range of bytes.
+type area struct{ start, end int64 }
+
+// plan cuts what is to be written into pieces. It returns how many bytes of data
+// they are.
+func (w *writer) plan() int64 {
+	w.pieces, w.heads = nil, nil
+	var heads []area
+	limit := w.disk.Size() - tableArea
+	for _, p := range w.table.Partitions {
+		if p.Size == 0 || slices.Contains(w.options.Keep, p.Name) {
+			continue
+		}
+		a := area{p.Start, min(p.End(), limit)}
+		if len(w.options.Keep) > 0 && p.Type != gpt.LinuxFilesystem || len(w.options.Keep) > 0 && p.Name == "BOOT" {
+			head := area{a.start, min(a.start+headSize, a.end)}
+			heads = append(heads, head)
+			a.start = head.end
+		}
+		w.pieces = w.cut(w.pieces, a)
+	}
+	for _, h := range heads {
+		w.heads = w.cut(w.heads, h)
+	}
+	var n int64
+	for _, p := range slices.Concat(w.pieces, w.heads) {
+		if !p.zero {
+			n += p.length
+		}
+	}
+	return n
+}
+
+// cut appends the pieces of an area: those of the disk's extents, and the holes
+// between them.
+func (w *writer) cut(pieces []piece, a area) []piece {
+	add := func(start, end int64, zero bool) {
+		for start < end {
+			n := end - start
+			if !zero {
+				n = min(n, pieceSize-start%pieceSize)
+			}
+			pieces = append(pieces, piece{offset: start, length: n, zero: zero})
+			start += n
+		}
+	}
+	at, data := a.start, a.start // at is the end of what was added, and data that of a run of extents
+	for _, e := range w.disk.Extents() {
+		start, end := max(e.Offset, a.start), min(e.End(), a.end)
+		if start >= end {
+			continue
+		}
+		if start > data { // a hole
+			add(at, data, false)
+			add(data, start, true)
+			at = start
+		}
+		data = end
+	}
+	add(at, data, false)
+	add(data, a.end, true)
+	return pieces
+}
+
+// disable makes the disk one that does not boot, and says what that makes of it.
+func (w *writer) disable() (State, error) {
+	if len(w.options.Keep) == 0 {
+		for _, start := range []int64{0, w.dev.Size() - tableArea} {
+			if err := w.dev.Zero(start, tableArea); err != nil {
+				return Damaged, err
+			}
+		}
+		return Erased, w.dev.Sync()
+	}
+	// The protective MBR stays, without what a BIOS would execute.
+	sector := make([]byte, w.table.SectorSize)
+	if _, err := w.dev.ReadAt(sector, 0); err != nil {
+		return Untouched, err
+	}
+	clear(sector[:440])
+	if _, err := w.dev.WriteAt(sector, 0); err != nil {
+		return Untouched, err
+	}
+	for _, h := range w.heads {
+		if err := w.dev.Zero(h.offset, h.length); err != nil {
+			return Disabled, err
+		}
+	}
+	return Disabled, w.dev.Sync()
+}
+
+// write writes the pieces.
+func (w *writer) write(ctx context.Context) error {
+	if err := w.writePieces(ctx, w.pieces); err != nil {
+		return err
+	}
+	return w.dev.Sync()
+}
+
+func (w *writer) writePieces(ctx context.Context, pieces []piece) error {
+	group, gctx := errgroup.WithContext(ctx)
+	group.SetLimit(workers)
+	for i := range pieces {
+		if gctx.Err() != nil {
+			break
+		}
+		p := &pieces[i]
+		group.Go(func() error {
+			if err := gctx.Err(); err != nil {
+				return err
+			}
+			if p.zero {
+				return w.dev.Zero(p.offset, p.length)
+			}
+			buf := make([]byte, p.length)
+			if _, err := w.disk.ReadAt(buf, p.offset); err != nil {
+				return fmt.Errorf("read the image at %d: %w", p.offset, err)
+			}
+			p.sum = sha256.Sum256(buf)
+			if _, err := w.dev.WriteAt(buf, p.offset); err != nil {
+				return err
+			}
+			w.options.Progress(Writing, p.length)
+			return nil
+		})
+	}
+	if err := group.Wait(); err != nil {
+		return err
+	}
+	return ctx.Err()
+}
+
+// reads says whether a piece is read back.
+func (w *writer) reads(p piece) bool {
+	switch w.options.Verify {
+	case None:
+		return false
+	case Quick:
+		return !p.zero && (p.length < pieceSize || p.offset/pieceSize%16 == 0)
+	}
+	return !p.zero
+}
+
+// verify reads back what was written.
+func (w *writer) verify(ctx context.Context) error { return w.verifyPieces(ctx, w.pieces) }
+
+func (w *writer) verifyPieces(ctx context.Context, pieces []piece) error {
+	group, gctx := errgroup.WithContext(ctx)
+	group.SetLimit(workers)
+	for _, p := range pieces {
+		if gctx.Err() != nil {
+			break
+		}
+		if !w.reads(p) {
+			continue
+		}
+		group.Go(func() error {
+			if err := gctx.Err(); err != nil {
+				return err
+			}
+			if err := w.dev.Forget(p.offset, p.length); err != nil {
+				return err
+			}
+			buf := make([]byte, p.length)
+			if _, err := w.dev.ReadAt(buf, p.offset); err != nil {
+				return err
+			}
+			if sha256.Sum256(buf) != p.sum {
+				return fmt.Errorf("%w: %d bytes at %d; replace the device or its cable", ErrVerify, p.length, p.offset)
+			}
+			w.options.Progress(Verifying, p.length)
+			return nil
+		})
+	}
+	if err := group.Wait(); err != nil {
+		return err
+	}
+	return ctx.Err()
+}
+
+// writeHeads writes and checks the beginnings of file systems, on a disk that
+// has its table already.
+func (w *writer) writeHeads(ctx context.Context) error {
+	if len(w.heads) == 0 {
+		return nil
+	}
+	if err := w.writePieces(ctx, w.heads); err != nil {
+		return err
+	}
+	if err := w.dev.Sync(); err != nil {
+		return err
+	}
+	return w.verifyPieces(ctx, w.heads)
+}
+
+// finish writes the partition tables, so that the disk boots.
+func (w *writer) finish(tables *extent.Map) error {
+	sector := w.table.SectorSize
+	_, end := w.table.Usable()
+	for _, a := range []area{{end, w.table.Size}, {2 * sector, w.firstUsable()}, {sector, 2 * sector}, {0, sector}} {
+		buf := make([]byte, a.end-a.start)
+		if _, err := tables.ReadAt(buf, a.start); err != nil {
+			return err
+		}
+		if _, err := w.dev.WriteAt(buf, a.start); err != nil {
+			return err
+		}
+		if err := w.dev.Sync(); err != nil {
+			return err
+		}
+		if w.options.Verify == None {
+			continue
+		}
+		if err := w.dev.Forget(a.start, int64(len(buf))); err != nil {
+			return err
+		}
+		got := make([]byte, len(buf))
+		if _, err := w.dev.ReadAt(got, a.start); err != nil {
+			return err
+		}
+		if !bytes.Equal(got, buf) {
+			return fmt.Errorf("%w: the partition table, %d bytes at %d; replace the device or its cable", ErrVerify, len(buf), a.start)
+		}
+	}
+	return nil
+}
+
+func (w *writer) firstUsable() int64 {
+	start, _ := w.table.Usable()
+	return start
+}
