@@ -7,6 +7,7 @@ import (
 
 	"github.com/kilnhq/kiln/imager/arch"
 	"github.com/kilnhq/kiln/imager/base"
+	"github.com/kilnhq/kiln/imager/cpio"
 	"github.com/kilnhq/kiln/imager/extent"
 	"github.com/kilnhq/kiln/imager/grub"
 	"github.com/kilnhq/kiln/imager/uki"
@@ -47,6 +48,44 @@ func bootAssets(r Request, s *stack) (*assets, error) {
 		return nil, err
 	}
 	return a, nil
+}
+
+// configName is the machine configuration, on STATE and in an initramfs.
+const configName = "config.yaml"
+
+// diskless are the boot assets of a node that has no disk, and finds its
+// configuration in the initramfs.
+func (i *Image) diskless() (*assets, error) {
+	config := i.request.Profile.MachineConfig
+	if config == "" {
+		return i.assets, nil
+	}
+	t, err := configTree(i.request)
+	if err != nil {
+		return nil, err
+	}
+	archive, err := cpio.Build(t)
+	if err != nil {
+		return nil, err
+	}
+	a := *i.assets
+	if a.initramfs, err = extent.Concat(4, a.initramfs, archive); err != nil {
+		return nil, err
+	}
+	a.uki, err = a.unified(i.request, a.cmdline)
+	return &a, err
+}
+
+// configTree holds the machine configuration, if there is one.
+func configTree(r Request) (*tree.Tree, error) {
+	t := tree.New()
+	if config := r.Profile.MachineConfig; config != "" {
+		ino := &tree.Inode{Mode: 0o600, ModTime: r.Epoch, Content: bytes.NewReader([]byte(config))}
+		if err := t.Add(configName, ino); err != nil {
+			return nil, err
+		}
+	}
+	return t, nil
 }
 
 // unified is a UKI with the given command line.

@@ -79,10 +79,17 @@ func partitions(r Request, machine arch.Arch, id identity, a *assets) ([]partiti
 		p := &parts[len(parts)-2+i]
 		p.content = func(int64) (extent.Source, error) {
 			options := ext4Options(r, id, p.label, p.size)
-			if p.label == "EPHEMERAL" && p.size >= minEphemeral {
-				options.Journal = ephemeralJournal
+			if p.label == "EPHEMERAL" {
+				if p.size >= minEphemeral {
+					options.Journal = ephemeralJournal
+				}
+				return ext4.Build(tree.New(), options)
 			}
-			return ext4.Build(tree.New(), options)
+			t, err := configTree(r)
+			if err != nil {
+				return nil, err
+			}
+			return ext4.Build(t, options)
 		}
 	}
 	return parts, nil

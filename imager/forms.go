@@ -38,13 +38,19 @@ type form struct {
 	write func(ctx context.Context, i *Image, w io.Writer, progress func(int64)) error
 
 	// files are what goes into a directory, or streamed into a tar archive.
-	files func(i *Image) map[string]extent.Source
+	files func(i *Image) (map[string]extent.Source, error)
 }
 
 // forms are the ways to write an image, by the name that profiles have for them.
 func forms(o profiles.Output) map[string]form {
 	asset := func(suffix string, get func(*assets) extent.Source) form {
-		return form{suffix: suffix, layout: func(i *Image) (*extent.Map, error) { return extent.Concat(1, get(i.assets)) }}
+		return form{suffix: suffix, layout: func(i *Image) (*extent.Map, error) {
+			a, err := i.diskless()
+			if err != nil {
+				return nil, err
+			}
+			return extent.Concat(1, get(a))
+		}}
 	}
 	return map[string]form{
 		"raw":         {suffix: "raw", disk: true, layout: func(i *Image) (*extent.Map, error) { return i.Disk, nil }},

@@ -31,13 +31,17 @@ func isoMap(i *Image) (*extent.Map, error) {
 	if err != nil {
 		return nil, err
 	}
+	a, err := i.diskless()
+	if err != nil {
+		return nil, err
+	}
 	options := iso.Options{
 		VolumeID: "KILN", Epoch: r.Epoch,
 		DiskID: i.id.uuid("iso disk"), FilesID: i.id.uuid("iso files"), EFIID: i.id.uuid("iso EFI"),
 	}
 	files := map[string]tree.Content{}
 	if r.Profile.Disk.BootLoader != profiles.BIOS {
-		if options.EFI, err = i.isoEFI(machine); err != nil {
+		if options.EFI, err = i.isoEFI(machine, *a); err != nil {
 			return nil, fmt.Errorf("EFI: %w", err)
 		}
 		loader, err := r.Base.Part(base.Loader)
@@ -52,14 +56,14 @@ func isoMap(i *Image) (*extent.Map, error) {
 		}
 		config := grub.Config{Serial: true, Entries: []grub.Entry{{
 			Title: fmt.Sprintf("kiln %s (Linux %s)", r.Version, r.Base.Config.Release),
-			Linux: "/" + isoDir + "vmlinuz", Initrd: "/" + isoDir + "initramfs", Args: i.assets.cmdline + isoArg,
+			Linux: "/" + isoDir + "vmlinuz", Initrd: "/" + isoDir + "initramfs", Args: a.cmdline + isoArg,
 		}}}
 		text, err := config.Encode()
 		if err != nil {
 			return nil, fmt.Errorf("grub.cfg: %w", err)
 		}
 		files[isoDir+"grub/grub.cfg"] = bytes.NewReader(text)
-		files[isoDir+"vmlinuz"], files[isoDir+"initramfs"] = i.assets.kernel, i.assets.initramfs
+		files[isoDir+"vmlinuz"], files[isoDir+"initramfs"] = a.kernel, a.initramfs
 	}
 	t, err := fileTree(files, r.Epoch)
 	if err != nil {
@@ -69,8 +73,7 @@ func isoMap(i *Image) (*extent.Map, error) {
 }
 
 // isoEFI is the file system with systemd-boot and the UKI.
-func (i *Image) isoEFI(machine arch.Arch) (extent.Source, error) {
-	assets := *i.assets
+func (i *Image) isoEFI(machine arch.Arch, assets assets) (extent.Source, error) {
 	var err error
 	if assets.uki, err = assets.unified(i.request, assets.cmdline+isoArg); err != nil {
 		return nil, err

@@ -36,8 +36,11 @@ func (i *Image) WriteFile(ctx context.Context, path, format string, digest bool,
 		if err := i.verify(ctx); err != nil {
 			return nil, err
 		}
-		files := form.files(i)
-		err := writeTree(ctx, path, files, progress)
+		files, err := form.files(i)
+		if err != nil {
+			return nil, err
+		}
+		err = writeTree(ctx, path, files, progress)
 		if err == nil && digest {
 			a.Files, err = sumTree(path, files)
 		}
@@ -122,7 +125,11 @@ func (i *Image) WriteTo(ctx context.Context, w io.Writer, format string, progres
 	stream := form.write
 	if form.files != nil {
 		stream = func(ctx context.Context, i *Image, w io.Writer, progress func(int64)) error {
-			return tarTree(&observer{ctx, w, progress}, form.files(i), i.request.Epoch)
+			files, err := form.files(i)
+			if err != nil {
+				return err
+			}
+			return tarTree(&observer{ctx, w, progress}, files, i.request.Epoch)
 		}
 	}
 	if form.layout != nil {
@@ -157,8 +164,12 @@ func observe(progress func(int64)) func(int64) {
 func (i *Image) Size(format string, file bool) int64 {
 	form, err := i.form(format)
 	if err == nil && form.files != nil {
+		files, err := form.files(i)
+		if err != nil {
+			return 0
+		}
 		var n int64
-		for _, src := range form.files(i) {
+		for _, src := range files {
 			n += src.Size()
 		}
 		return n

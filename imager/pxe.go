@@ -16,15 +16,19 @@ import (
 
 // pxe are the files to boot from the network: a script for iPXE, and what it
 // loads from where it came from itself.
-func pxe(i *Image) map[string]extent.Source {
-	// UEFI's stub finds the initramfs by name; without a disk there is no slot.
-	script := fmt.Sprintf("#!ipxe\nkernel vmlinuz initrd=initramfs %s\ninitrd initramfs\nboot\n", i.assets.cmdline)
-	return map[string]extent.Source{
-		"vmlinuz":   i.assets.kernel,
-		"initramfs": i.assets.initramfs,
-		"cmdline":   extent.Bytes([]byte(i.assets.cmdline + "\n")),
-		"boot.ipxe": extent.Bytes([]byte(script)),
+func pxe(i *Image) (map[string]extent.Source, error) {
+	a, err := i.diskless()
+	if err != nil {
+		return nil, err
 	}
+	// UEFI's stub finds the initramfs by name; without a disk there is no slot.
+	script := fmt.Sprintf("#!ipxe\nkernel vmlinuz initrd=initramfs %s\ninitrd initramfs\nboot\n", a.cmdline)
+	return map[string]extent.Source{
+		"vmlinuz":   a.kernel,
+		"initramfs": a.initramfs,
+		"cmdline":   extent.Bytes([]byte(a.cmdline + "\n")),
+		"boot.ipxe": extent.Bytes([]byte(script)),
+	}, nil
 }
 
 // writeTree writes files to a new directory at path, in place of one that is

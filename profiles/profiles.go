@@ -4,6 +4,7 @@
 package profiles
 
 import (
+	"crypto/sha256"
 	"embed"
 	"errors"
 	"fmt"
@@ -32,6 +33,14 @@ type Profile struct {
 	Arch        string `yaml:"arch" json:"arch"`               // amd64 or arm64
 	Kernel      Kernel `yaml:"kernel" json:"kernel"`
 
+	// Extensions are system extensions, lowest layer first: what --extension
+	// takes, which come after these.
+	Extensions []string `yaml:"extensions,omitempty" json:"extensions,omitempty"`
+
+	// MachineConfig is the machine configuration that the node starts with. It
+	// is stored on STATE, and in the initramfs of what runs without a disk.
+	MachineConfig Secret `yaml:"machineConfig,omitempty" json:"machineConfig,omitempty"`
+
 	// Devices are what a machine of the platform cannot do without: disks and
 	// network cards. An image without a driver for one of them is refused.
 	Devices []Device `yaml:"devices,omitempty" json:"devices,omitempty"`
@@ -44,6 +53,14 @@ type Profile struct {
 
 	// ARM64 is what SetArch changes for arm64.
 	ARM64 ARM64 `yaml:"arm64" json:"arm64"`
+}
+
+// Secret is text of which JSON has only the digest.
+type Secret string
+
+// MarshalJSON implements json.Marshaler: "sha256:…".
+func (s Secret) MarshalJSON() ([]byte, error) {
+	return fmt.Appendf(nil, `"sha256:%x"`, sha256.Sum256([]byte(s))), nil
 }
 
 // Machine is a virtual machine.
@@ -150,6 +167,9 @@ const (
 	UEFI = "uefi"
 	BIOS = "bios"
 )
+
+// maxMachineConfig bounds the machine configuration, in bytes.
+const maxMachineConfig = 1 << 20
 
 //go:embed *.yaml
 var builtin embed.FS
@@ -264,6 +284,9 @@ func (p *Profile) Validate() error {
 	}
 	if m := p.Machine; m.CPUs < 1 || m.CPUs > 1024 || m.Memory < 256*MiB || m.Memory%MiB != 0 {
 		bad("machine: %d CPUs and %s of memory: want at least 1 and 256MiB, whole MiB", m.CPUs, m.Memory)
+	}
+	if n := len(p.MachineConfig); n > maxMachineConfig {
+		bad("machineConfig: %d bytes, want at most %d", n, maxMachineConfig)
 	}
 	for what, word := range map[string]string{"name": p.Name, "platform": p.Platform} {
 		if word == "" || strings.ContainsAny(word, " \t\n/\"'") {

@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"os"
 	"path/filepath"
+	"slices"
 	"strings"
 
 	"github.com/spf13/cobra"
@@ -25,6 +26,7 @@ type buildFlags struct {
 	arch       string
 	formats    []string
 	size       string
+	config     string
 	output     string
 	cache      string
 	certs      []string
@@ -65,6 +67,7 @@ that went into it, FILE.json, and the list of the software in it, FILE.spdx.json
 	c.Flags().StringVar(&f.arch, "arch", "", "architecture, instead of the profile's: amd64 or arm64")
 	c.Flags().StringSliceVar(&f.formats, "format", nil, "output formats, instead of the profile's or the file name's: "+strings.Join(imager.Formats(), ", "))
 	c.Flags().StringVar(&f.size, "size", "", "size of the disk, instead of the profile's, for example 8GiB")
+	c.Flags().StringVar(&f.config, "config", "", configUsage)
 	c.Flags().StringVarP(&f.output, "output", "o", "", "file or directory to write to; - is standard output (default: the profile's file name)")
 	c.Flags().StringArrayVar(&f.set, "set", nil, setUsage)
 	c.Flags().StringArrayVar(&f.certs, "module-certificate", nil, moduleCertificateUsage)
@@ -87,7 +90,12 @@ func build(ctx context.Context, c *cobra.Command, r *progress.Reporter, name str
 	if req.Epoch, err = epoch(b.Config.Epoch); err != nil {
 		return err
 	}
-	if req.Extensions, err = f.open(ctx, f.extensions, p.Arch); err != nil {
+	if f.config != "" {
+		if p.MachineConfig, err = machineConfig(ctx, f.config); err != nil {
+			return err
+		}
+	}
+	if req.Extensions, err = f.open(ctx, slices.Concat(p.Extensions, f.extensions), p.Arch); err != nil {
 		return err
 	}
 	if req.Certificates, err = loadCertificates(f.certs); err != nil {

@@ -227,7 +227,17 @@ func leaveWord(list *layers.List, from origins) error {
 	if data, err = json.Marshal(from); err != nil {
 		return err
 	}
-	return os.WriteFile(originsFile, data, 0o444)
+	if err := os.WriteFile(originsFile, data, 0o444); err != nil {
+		return err
+	}
+	data, err = os.ReadFile("/" + configName)
+	if errors.Is(err, fs.ErrNotExist) {
+		return nil
+	}
+	if err != nil {
+		return err
+	}
+	return os.WriteFile(runDir+"/"+configName, data, 0o600)
 }
 
 // enter moves into newRoot and frees the initramfs. The layers' memory stays:

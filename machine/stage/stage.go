@@ -47,6 +47,10 @@ const (
 	originsFile = runDir + "/origins.json"
 )
 
+// configName is the machine configuration: in the initramfs, in runDir when it
+// came from there, and on STATE.
+const configName = "config.yaml"
+
 // Where stage 2 leaves word for other programs.
 const (
 	modulesFile = runDir + "/modules.json"             // what became of the extensions' modules

@@ -8,6 +8,7 @@ import (
 	"fmt"
 	"io/fs"
 	"os"
+	"path/filepath"
 	"strings"
 	"time"
 
@@ -133,7 +134,7 @@ func two(s *start) error {
 	}
 	s.console.Ready(console.F("version", list.Kiln), console.F("release", list.Release), console.F("slot", slot),
 		console.F("firmware", firmware), console.F("disk", name), console.F("state", stateOn),
-		console.F("ephemeral", ephemeralOn), console.F("extensions", extensions(list)),
+		console.F("ephemeral", ephemeralOn), console.F("config", configFrom(stateDir, runDir)), console.F("extensions", extensions(list)),
 		console.F("modules", named(found, modules.Loaded)), console.F("skipped", named(found, modules.Skipped)),
 		console.F("failed", named(found, modules.Failed)))
 	if v, _ := s.args.Get(argPowerOff); v == "ready" {
@@ -276,6 +277,17 @@ func (s *start) keep(stage, dir string, onDisk bool, p disk.Partition, loader *m
 	}
 	s.done(console.F("on", on))
 	return on, nil
+}
+
+// configFrom says where the machine configuration is: on STATE, in the
+// initramfs, or nowhere.
+func configFrom(state, run string) string {
+	for _, place := range []struct{ dir, name string }{{state, "state"}, {run, "initramfs"}} {
+		if fi, err := os.Lstat(filepath.Join(place.dir, configName)); err == nil && fi.Mode().IsRegular() && fi.Size() > 0 {
+			return place.name
+		}
+	}
+	return "none"
 }
 
 // extensions names the extensions of an image, in their order.
