@@ -12,6 +12,7 @@ import (
 	"github.com/kilnhq/kiln/imager/grub"
 	"github.com/kilnhq/kiln/imager/uki"
 	"github.com/kilnhq/kiln/machine/layers"
+	"github.com/kilnhq/kiln/machine/slots"
 	"github.com/kilnhq/kiln/rootfs/tree"
 )
 
@@ -132,9 +133,11 @@ func cmdline(r Request) (string, error) {
 }
 
 // osRelease is what systemd-boot shows of a UKI and sorts it by; see
-// os-release(5) and the UAPI boot loader specification.
+// os-release(5) and the UAPI boot loader specification. It names no version in
+// the words that the loader would sort by: the generation in the file's name
+// counts, so that a node can go back to an older version.
 func osRelease(r Request) string {
-	return fmt.Sprintf("ID=kiln\nNAME=\"kiln\"\nPRETTY_NAME=\"kiln %s (Linux %s)\"\nVERSION_ID=%s\n",
+	return fmt.Sprintf("ID=kiln\nNAME=\"kiln\"\nPRETTY_NAME=\"kiln %s (Linux %s)\"\nKILN_VERSION=%s\n",
 		r.Version, r.Base.Config.Release, r.Version)
 }
 
@@ -144,7 +147,7 @@ const loaderConf = "timeout menu-disabled\neditor no\n"
 
 // efiTree is the content of the EFI system partition with the UKIs of the given
 // slots.
-func efiTree(r Request, machine arch.Arch, a *assets, slots ...string) (*tree.Tree, error) {
+func efiTree(r Request, machine arch.Arch, a *assets, names ...string) (*tree.Tree, error) {
 	loader, err := r.Base.Part(base.Loader)
 	if err != nil {
 		return nil, err
@@ -153,8 +156,8 @@ func efiTree(r Request, machine arch.Arch, a *assets, slots ...string) (*tree.Tr
 		machine.Removable:    loader.Content,
 		"loader/loader.conf": bytes.NewReader([]byte(loaderConf)),
 	}
-	for _, s := range slots {
-		files["EFI/Linux/kiln-"+s+".efi"] = a.uki
+	for i, s := range names {
+		files["EFI/Linux/"+slots.Name{Generation: i + 1, Slot: s}.String()] = a.uki
 	}
 	return fileTree(files, r.Epoch)
 }

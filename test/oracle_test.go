@@ -193,7 +193,7 @@ func TestFileSystems(t *testing.T) {
 			t.Errorf("fsck.fat has more to say than the number of clusters:\n%s", out)
 		}
 		dir := run(t, oracle.Tool(t, "mdir"), "-i", efi, "-b", "-/", "::")
-		for _, want := range []string{"::/EFI/BOOT/BOOTX64.EFI", "::/EFI/Linux/kiln-A.efi", "::/loader/loader.conf"} {
+		for _, want := range []string{"::/EFI/BOOT/BOOTX64.EFI", "::/EFI/Linux/kiln-1-A.efi", "::/loader/loader.conf"} {
 			if !slices.Contains(strings.Split(dir, "\n"), want) {
 				t.Errorf("mdir does not list %s:\n%s", want, dir)
 			}
@@ -241,12 +241,12 @@ func TestBootAssets(t *testing.T) {
 	}
 	// What systemd-boot starts.
 	efi := carve(t, file, parts.find(t, "EFI"))
-	run(t, oracle.Tool(t, "mcopy"), "-i", efi, "::/EFI/Linux/kiln-A.efi", at("kiln-A.efi"))
+	run(t, oracle.Tool(t, "mcopy"), "-i", efi, "::/EFI/Linux/kiln-1-A.efi", at("kiln-1-A.efi"))
 	var dump []string
 	for _, s := range []string{"linux", "initrd", "cmdline", "osrel", "uname"} {
 		dump = append(dump, "--dump-section", "."+s+"="+at("uki."+s))
 	}
-	run(t, oracle.Tool(t, "objcopy"), append(dump, at("kiln-A.efi"), at("ignored"))...)
+	run(t, oracle.Tool(t, "objcopy"), append(dump, at("kiln-1-A.efi"), at("ignored"))...)
 	for uki, grub := range map[string]string{"uki.linux": "vmlinuz", "uki.initrd": "initramfs"} {
 		if !bytes.Equal(read(t, at(uki)), read(t, at(grub))) {
 			t.Errorf("the UKI's %s differs from %s on BOOT", uki, grub)

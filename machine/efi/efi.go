@@ -10,7 +10,6 @@ import (
 	"errors"
 	"fmt"
 	"io/fs"
-	"strings"
 	"unicode/utf16"
 )
 
@@ -67,29 +66,4 @@ func decode(data []byte) (string, error) {
 		units = append(units, u)
 	}
 	return string(utf16.Decode(units)), nil
-}
-
-// Slot returns the slot, "A" or "B", of the image at path, which is the value
-// of StubImageIdentifier or LoaderEntrySelected: kiln-A.efi, or kiln-A+3-1.efi
-// while its boots are counted. Anything else has the slot "".
-func Slot(path string) string {
-	name := path[strings.LastIndexAny(path, `\/`)+1:]
-	name = strings.ToUpper(name)
-	name = strings.TrimSuffix(name, ".EFI")
-	name, count, counted := strings.Cut(name, "+")
-	slot, ok := strings.CutPrefix(name, "KILN-")
-	if !ok || slot != "A" && slot != "B" {
-		return ""
-	}
-	if counted {
-		left, done, two := strings.Cut(count, "-")
-		if !digits(left) || two && !digits(done) {
-			return ""
-		}
-	}
-	return slot
-}
-
-func digits(s string) bool {
-	return s != "" && strings.Trim(s, "0123456789") == ""
 }

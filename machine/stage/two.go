@@ -23,6 +23,7 @@ import (
 	"github.com/kilnhq/kiln/machine/mount"
 	"github.com/kilnhq/kiln/machine/power"
 	"github.com/kilnhq/kiln/machine/reaper"
+	"github.com/kilnhq/kiln/machine/slots"
 )
 
 // How long to wait for the disk: long for one that is named and must be there,
@@ -249,7 +250,9 @@ func loaderSays(args cmdline.Args, uefi bool) (slot, partGUID string, err error)
 		if err != nil {
 			return "", "", err
 		}
-		slot = efi.Slot(v)
+		if n, err := slots.ParseName(v); err == nil {
+			slot = n.Slot
+		}
 	}
 	return slot, partGUID, nil
 }
