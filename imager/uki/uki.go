@@ -11,7 +11,8 @@
 // one, and the content after the last section's content. Addresses in memory
 // are multiples of 4 KiB, offsets in the file of the stub's FileAlignment
 // (512 bytes), and between the contents there is nothing, as a signature
-// requires it.
+// requires it. The content of .sbat alone, which every stub has already, is
+// lengthened in its place.
 package uki
 
 import (
@@ -49,7 +50,8 @@ const (
 //
 // A section of the same name may occur again only after a ".profile" section,
 // which begins another profile of the image. The stub must not change as long
-// as the image is used.
+// as the image is used. A section ".sbat" has lines that are added to those of
+// the stub; that of systemd 257 has room for some 250 bytes.
 //
 // The field CheckSum of the image is 0, because the right value would need all
 // contents to be read; UEFI firmware does not look at it.
@@ -61,6 +63,9 @@ func Build(stub []byte, sections []Section) (*extent.Map, error) {
 	body, err := checkStub(h, stub)
 	if err != nil {
 		return nil, fmt.Errorf("stub: %w", err)
+	}
+	if stub, sections, err = extendSBAT(h, stub, sections); err != nil {
+		return nil, err
 	}
 	if err := checkSections(h, sections); err != nil {
 		return nil, err
@@ -88,7 +93,9 @@ func Build(stub []byte, sections []Section) (*extent.Map, error) {
 		if max(raw, address)+extent.Align(n, memoryAlign) > math.MaxUint32 {
 			return nil, fmt.Errorf("%w %s: with its %d bytes the image reaches 4 GiB, the limit of the format", ErrSection, s.Name, n)
 		}
-		rawSize := extent.Align(n, fileAlign)
+		// The next one begins on a page of the file, so that another file system can
+		// point to it.
+		rawSize := extent.Align(raw+n, max(fileAlign, pageSize)) - raw
 		e := head[h.table+(len(h.sections)+i)*sectionHeaderSize:][:sectionHeaderSize]
 		copy(e[secName:], s.Name)
 		le.PutUint32(e[secVirtualSize:], uint32(n))
