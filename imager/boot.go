@@ -13,6 +13,7 @@ import (
 	"github.com/kilnhq/kiln/imager/uki"
 	"github.com/kilnhq/kiln/machine/layers"
 	"github.com/kilnhq/kiln/machine/slots"
+	"github.com/kilnhq/kiln/profiles"
 	"github.com/kilnhq/kiln/rootfs/tree"
 )
 
@@ -42,10 +43,13 @@ func bootAssets(r Request, s *stack) (*assets, error) {
 	if a.initramfs, err = s.initramfs(r.Base, r.Epoch); err != nil {
 		return nil, fmt.Errorf("initramfs: %w", err)
 	}
-	if a.cmdline, err = cmdline(r); err != nil {
+	if err := checkSplash(r); err != nil {
 		return nil, err
 	}
-	if a.uki, err = a.unified(r, a.cmdline); err != nil {
+	if a.cmdline, err = cmdline(r, r.Profile.Kernel); err != nil {
+		return nil, err
+	}
+	if a.uki, err = a.unified(r, ""); err != nil {
 		return nil, err
 	}
 	return a, nil
@@ -73,7 +77,7 @@ func (i *Image) diskless() (*assets, error) {
 	if a.initramfs, err = extent.Concat(4, a.initramfs, archive); err != nil {
 		return nil, err
 	}
-	a.uki, err = a.unified(i.request, a.cmdline)
+	a.uki, err = a.unified(i.request, "")
 	return &a, err
 }
 
@@ -89,23 +93,52 @@ func configTree(r Request) (*tree.Tree, error) {
 	return t, nil
 }
 
-// unified is a UKI with the given command line.
-func (a *assets) unified(r Request, cmdline string) (extent.Source, error) {
+// unified is a UKI whose command lines end in extra.
+func (a *assets) unified(r Request, extra string) (extent.Source, error) {
 	stub, err := bootPart(r.Base, base.Stub)
 	if err != nil {
 		return nil, err
 	}
-	m, err := uki.Build(stub, []uki.Section{
-		{Name: ".osrel", Content: extent.Bytes([]byte(osRelease(r)))},
-		{Name: ".uname", Content: extent.Bytes([]byte(r.Base.Config.Release))},
-		{Name: ".cmdline", Content: extent.Bytes([]byte(cmdline))},
+	text := func(name, content string) uki.Section {
+		return uki.Section{Name: name, Content: extent.Bytes([]byte(content))}
+	}
+	sections := []uki.Section{
+		text(".osrel", osRelease(r)),
+		text(".uname", r.Base.Config.Release),
+		text(".cmdline", a.cmdline+extra),
 		{Name: ".initrd", Content: a.initramfs},
 		{Name: ".linux", Content: a.kernel},
-	})
+	}
+	u := r.Profile.UKI
+	if u.SBAT != "" {
+		sections = append(sections, text(".sbat", u.SBAT))
+	}
+	if r.Splash != nil {
+		sections = append(sections, uki.Section{Name: ".splash", Content: extent.Bytes(r.Splash)})
+	}
+	if len(u.Profiles) > 0 {
+		sections = append(sections, text(".profile", "ID="+profiles.MainUKIProfile+"\nTITLE=kiln\n"))
+	}
+	for _, p := range u.Profiles {
+		line, err := cmdline(r, r.Profile.Kernel.With(p.Append, p.Remove))
+		if err != nil {
+			return nil, fmt.Errorf("uki.profiles %s: %w", p.ID, err)
+		}
+		sections = append(sections, text(".profile", "ID="+p.ID+"\nTITLE="+p.Title+"\n"), text(".cmdline", line+extra))
+	}
+	m, err := uki.Build(stub, sections)
 	if err != nil {
 		return nil, fmt.Errorf("UKI: %w", err)
 	}
 	return m, nil
+}
+
+// checkSplash refuses what firmware would not show. systemd-stub reads BMP files.
+func checkSplash(r Request) error {
+	if len(r.Splash) > 0 && !bytes.HasPrefix(r.Splash, []byte("BM")) {
+		return refuse("uki.splash %s: not a BMP file; convert it", r.Profile.UKI.Splash)
+	}
+	return nil
 }
 
 func bootPart(b *base.Base, name string) ([]byte, error) {
@@ -117,8 +150,8 @@ func bootPart(b *base.Base, name string) ([]byte, error) {
 }
 
 // cmdline is the kernel command line common to all boot loaders.
-func cmdline(r Request) (string, error) {
-	args := append([]string{"kiln.platform=" + r.Profile.Platform}, r.Profile.Kernel.CommandLine()...)
+func cmdline(r Request, kernel profiles.Kernel) (string, error) {
+	args := append([]string{"kiln.platform=" + r.Profile.Platform}, kernel.CommandLine()...)
 	args = append(args, r.KernelArgs...)
 	for _, a := range args {
 		if a == "" || strings.ContainsAny(a, "\n\r\x00") {

@@ -35,6 +35,9 @@ type Request struct {
 	KernelArgs []string                // after the profile's
 	Cache      cache.Dir               // of compressed layers
 
+	// Splash is the content of the profile's uki.splash.
+	Splash []byte
+
 	// Certificates are those whose keys the kernel will trust besides its own.
 	// They are not put into the image: the machine's firmware must hold them.
 	Certificates []*x509.Certificate
@@ -113,7 +116,8 @@ func (r Request) identity() (identity, error) {
 		KernelArgs []string
 		Version    string
 		Epoch      int64
-	}{Profile: &profile, Base: r.Base.Digest, KernelArgs: r.KernelArgs, Version: r.Version, Epoch: r.Epoch}
+		Splash     []byte
+	}{Splash: r.Splash, Profile: &profile, Base: r.Base.Digest, KernelArgs: r.KernelArgs, Version: r.Version, Epoch: r.Epoch}
 	for _, e := range r.Extensions {
 		in.Extensions = append(in.Extensions, e.Digest)
 	}

@@ -75,7 +75,7 @@ func isoMap(i *Image) (*extent.Map, error) {
 // isoEFI is the file system with systemd-boot and the UKI.
 func (i *Image) isoEFI(machine arch.Arch, assets assets) (extent.Source, error) {
 	var err error
-	if assets.uki, err = assets.unified(i.request, assets.cmdline+isoArg); err != nil {
+	if assets.uki, err = assets.unified(i.request, isoArg); err != nil {
 		return nil, err
 	}
 	t, err := efiTree(i.request, machine, &assets, slot)

@@ -45,6 +45,7 @@ type Profile struct {
 	// network cards. An image without a driver for one of them is refused.
 	Devices []Device `yaml:"devices,omitempty" json:"devices,omitempty"`
 	Disk    Disk     `yaml:"disk" json:"disk"`
+	UKI     UKI      `yaml:"uki,omitempty" json:"uki,omitzero"`
 	Output  Output   `yaml:"output" json:"output"`
 
 	// Machine is what the formats that describe a whole virtual machine say of
@@ -68,6 +69,26 @@ type Machine struct {
 	CPUs     int    `yaml:"cpus" json:"cpus"`
 	Memory   Size   `yaml:"memory" json:"memory"`
 	Firmware string `yaml:"firmware" json:"firmware"` // bios or uefi
+}
+
+// UKI is what unified kernel images have besides kernel, initramfs and command
+// line.
+type UKI struct {
+	// SBAT are lines for revocation of what is signed, see shim's SBAT.md.
+	SBAT string `yaml:"sbat,omitempty" json:"sbat,omitempty"`
+	// Splash is a BMP file that firmware shows while the image is started.
+	Splash string `yaml:"splash,omitempty" json:"splash,omitempty"`
+	// Profiles are further entries of the boot menu. The first entry is the
+	// image as it is without them.
+	Profiles []UKIProfile `yaml:"profiles,omitempty" json:"profiles,omitempty"`
+}
+
+// UKIProfile is an entry of the boot menu with other kernel arguments.
+type UKIProfile struct {
+	ID     string   `yaml:"id" json:"id"`       // one word
+	Title  string   `yaml:"title" json:"title"` // for the menu
+	Append []string `yaml:"append,omitempty" json:"append,omitempty"`
+	Remove []string `yaml:"remove,omitempty" json:"remove,omitempty"`
 }
 
 // Device is a device, and how it announces itself to the kernel. Drivers are
@@ -101,6 +122,14 @@ func (k *Kernel) edit() {
 	})
 	k.Args = append(k.Args, k.Append...)
 	k.Append, k.Remove = nil, nil
+}
+
+// With returns the kernel's arguments with some appended and removed, as Append
+// and Remove do.
+func (k Kernel) With(add, remove []string) Kernel {
+	k.Append, k.Remove = add, remove
+	k.edit()
+	return k
 }
 
 // CommandLine returns the words of the kernel's command line.
@@ -167,6 +196,11 @@ const (
 	UEFI = "uefi"
 	BIOS = "bios"
 )
+
+// MainUKIProfile is the ID of the first profile of an image with several.
+const MainUKIProfile = "main"
+
+const wordLetters = "abcdefghijklmnopqrstuvwxyz0123456789-"
 
 // maxMachineConfig bounds the machine configuration, in bytes.
 const maxMachineConfig = 1 << 20
@@ -301,6 +335,19 @@ func (p *Profile) Validate() error {
 	}
 	if p.Arch == "arm64" && p.Disk.BootLoader != UEFI {
 		bad("arch arm64 with disk.bootLoader %s: arm64 machines have no BIOS; set disk.bootLoader: uefi", p.Disk.BootLoader)
+	}
+	ids := map[string]bool{MainUKIProfile: true}
+	for i, u := range p.UKI.Profiles {
+		if u.ID == "" || strings.Trim(u.ID, wordLetters) != "" || ids[u.ID] {
+			bad("uki.profiles[%d].id %q: want a word of small letters, digits and '-' that no other profile has (the first is %q)", i, u.ID, MainUKIProfile)
+		}
+		if u.Title == "" || strings.ContainsAny(u.Title, "\n\r\x00") {
+			bad("uki.profiles[%d].title %q: want one line", i, u.Title)
+		}
+		ids[u.ID] = true
+	}
+	if s := p.UKI.SBAT; s != "" && !strings.HasSuffix(s, "\n") {
+		bad("uki.sbat: want lines, each ended")
 	}
 	for i, d := range p.Devices {
 		if d.Name == "" || !strings.Contains(d.Modalias, ":") || strings.ContainsAny(d.Modalias, " \t\n*?[") {

@@ -101,6 +101,11 @@ func build(ctx context.Context, c *cobra.Command, r *progress.Reporter, name str
 	if req.Certificates, err = loadCertificates(f.certs); err != nil {
 		return err
 	}
+	if p.UKI.Splash != "" {
+		if req.Splash, err = readLimited(p.UKI.Splash, maxSplash); err != nil {
+			return fmt.Errorf("uki.splash: %w", err)
+		}
+	}
 	dir, done, err := cacheDir(f.cache)
 	if err != nil {
 		return err
@@ -131,6 +136,9 @@ func build(ctx context.Context, c *cobra.Command, r *progress.Reporter, name str
 	}
 	return nil
 }
+
+// maxSplash bounds the picture in a UKI, in bytes.
+const maxSplash = 16 << 20
 
 // outputPath is where the image goes in a format: into the directory given, or
 // by the name given, if it is the only one.

@@ -45,12 +45,21 @@ func readConfig(ctx context.Context, ref string) ([]byte, error) {
 	case strings.HasPrefix(ref, "http://"), strings.HasPrefix(ref, "https://"):
 		return download(ctx, ref)
 	}
-	f, err := os.Open(ref)
+	return readLimited(ref, configLimit)
+}
+
+// readLimited reads a file of at most limit bytes.
+func readLimited(name string, limit int64) ([]byte, error) {
+	f, err := os.Open(name)
 	if err != nil {
 		return nil, err
 	}
 	defer f.Close()
-	return io.ReadAll(io.LimitReader(f, configLimit+1))
+	data, err := io.ReadAll(io.LimitReader(f, limit+1))
+	if err == nil && int64(len(data)) > limit {
+		return nil, usageError{fmt.Errorf("%s has more than %d bytes", name, limit)}
+	}
+	return data, err
 }
 
 // download tries again what may well work the next time.

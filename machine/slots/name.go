@@ -41,6 +41,7 @@ const (
 // the boot loader tells it in EFI variables in any case of letters.
 func ParseName(path string) (Name, error) {
 	base := strings.ToUpper(path[strings.LastIndexAny(path, `\/`)+1:])
+	base, _, _ = strings.Cut(base, "@") // a profile in the image
 	rest, ok := strings.CutPrefix(base, namePrefix)
 	rest, count, counted := strings.Cut(strings.TrimSuffix(rest, nameSuffix), "+")
 	generation, slot, ok2 := strings.Cut(rest, "-")

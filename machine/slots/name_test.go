@@ -20,6 +20,7 @@ func TestName(t *testing.T) {
 		"kiln-A.efi":                      {},
 		"kiln-+1-A.efi":                   {},
 		"kiln-1-C.efi":                    {},
+		"kiln-1-a.efi@reset":              {Generation: 1, Slot: "A"},
 		"kiln-1-A":                        {Generation: 1, Slot: "A"},
 		"other-1-A.efi":                   {},
 		"kiln-1073741825-A.efi":           {},
