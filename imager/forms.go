@@ -29,6 +29,10 @@ type form struct {
 	disk   bool   // holds the disk
 	skips  bool   // write does not read the holes of the disk
 
+	// size is the number of bytes that write tells progress of, if it is not
+	// that of the disk.
+	size func(i *Image) int64
+
 	// layout gives the whole file as a map, of which nothing has been read: it is
 	// written sparse and in parallel, or streamed.
 	layout func(i *Image) (*extent.Map, error)
@@ -65,7 +69,7 @@ func forms(o profiles.Output) map[string]form {
 			return vmdk.Write(ctx, w, i.Disk, i.vmdkOptions("vmdk"), progress)
 		}},
 		"ova": {suffix: "ova", disk: true, skips: true, write: writeOVA},
-		"gce": {suffix: "tar.gz", disk: true, write: func(ctx context.Context, i *Image, w io.Writer, progress func(int64)) error {
+		"gce": {suffix: "tar.gz", disk: true, size: gceSize, write: func(ctx context.Context, i *Image, w io.Writer, progress func(int64)) error {
 			return gcetar.Write(ctx, w, i.Disk, i.request.Epoch, i.request.Profile.Output.Level, progress)
 		}},
 		"xva": {suffix: "xva", disk: true, write: writeXVA},
@@ -117,6 +121,15 @@ func (i *Image) FileName(format string) (string, error) {
 	}
 	p := i.request.Profile
 	return strings.NewReplacer("{NAME}", p.Name, "{ARCH}", p.Arch, "{EXT}", f.suffix).Replace(p.Output.Name), nil
+}
+
+// gceSize is the size of the archive before it is compressed.
+func gceSize(i *Image) int64 {
+	m, err := gcetar.Map(i.Disk, i.request.Epoch)
+	if err != nil {
+		return 0
+	}
+	return m.Size()
 }
 
 // qcow2Form is qcow2 with the given compression of its clusters.

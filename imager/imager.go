@@ -48,6 +48,11 @@ type Request struct {
 	Log     *slog.Logger
 }
 
+// slowUKI is the size in bytes from which a unified kernel image is a burden for
+// firmware: it reads a few MB/s on some machines, and all copies of the image
+// that are made on the way are in memory at once.
+const slowUKI = 128 * mib
+
 // Image is a composed disk.
 type Image struct {
 	Disk  *extent.Map
@@ -96,6 +101,9 @@ func Compose(ctx context.Context, r Request) (*Image, error) {
 	parts, err := partitions(r, machine, id, assets)
 	if err != nil {
 		return nil, err
+	}
+	if n := assets.uki.Size(); n > slowUKI && r.Profile.Disk.BootLoader != profiles.BIOS {
+		r.Log.Warn(fmt.Sprintf("the UKI has %d MiB: some firmware loads it slowly, and it wants %d MiB of memory; leave extensions out or set disk.bootLoader: bios", n/mib, (4*n)/mib+140))
 	}
 	disk, table, err := assemble(r, id, parts)
 	if err != nil {

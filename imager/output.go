@@ -174,6 +174,9 @@ func (i *Image) Size(format string, file bool) int64 {
 		}
 		return n
 	}
+	if err == nil && form.size != nil {
+		return form.size(i)
+	}
 	if err == nil && form.skips {
 		return i.Disk.Allocated()
 	}
