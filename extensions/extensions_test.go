@@ -13,6 +13,7 @@ import (
 
 	"github.com/klauspost/compress/gzip"
 
+	"github.com/kilnhq/kiln/internal/ocilayout"
 	"github.com/kilnhq/kiln/internal/strictyaml"
 	"github.com/kilnhq/kiln/rootfs/tree"
 )
@@ -94,7 +95,7 @@ func writeTree(t *testing.T, path string, whole *tree.Tree) error {
 	if err != nil {
 		return err
 	}
-	return SaveLayout(path, img)
+	return ocilayout.Write(path, img)
 }
 
 func TestOpenForms(t *testing.T) {

@@ -23,6 +23,7 @@ import (
 	"github.com/klauspost/compress/zstd"
 
 	"github.com/kilnhq/kiln/imager/extent"
+	"github.com/kilnhq/kiln/internal/ocilayout"
 	"github.com/kilnhq/kiln/internal/oracle"
 )
 
@@ -345,7 +346,7 @@ func TestSave(t *testing.T) {
 	}
 	dir := t.TempDir()
 	layoutDir, tarFile := filepath.Join(dir, "layout"), filepath.Join(dir, "x.tar")
-	if err := errors.Join(SaveLayout(layoutDir, img), SaveTar(t.Context(), tarFile, img)); err != nil {
+	if err := errors.Join(ocilayout.Write(layoutDir, img), SaveTar(t.Context(), tarFile, img)); err != nil {
 		t.Fatal(err)
 	}
 	again := filepath.Join(dir, "again.tar")

@@ -7,6 +7,7 @@ import (
 	"github.com/spf13/cobra"
 
 	"github.com/kilnhq/kiln/extensions"
+	"github.com/kilnhq/kiln/internal/ocilayout"
 )
 
 func newExtensionPush() *cobra.Command {
@@ -88,7 +89,7 @@ func save(ctx context.Context, e *extensions.Extension, output, format, arch str
 	if format == "tar" {
 		return extensions.SaveTar(ctx, output, img)
 	}
-	return extensions.SaveLayout(output, img)
+	return ocilayout.Write(output, img)
 }
 
 // extensionSource are the flags of commands that read one extension.

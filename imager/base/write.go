@@ -27,7 +27,7 @@ func Write(ctx context.Context, path string, config Config, parts map[string]ext
 	if err != nil {
 		return err
 	}
-	return ocilayout.Write(path, img, v1.Platform{OS: "linux", Architecture: config.Arch})
+	return ocilayout.Write(path, img)
 }
 
 func image(ctx context.Context, config Config, parts map[string]extent.Source) (v1.Image, error) {

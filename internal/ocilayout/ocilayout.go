@@ -1,5 +1,5 @@
-// Package ocilayout writes OCI image layouts: directories with oci-layout,
-// index.json and blobs/, see the OCI image specification, "Image Layout".
+// Package ocilayout writes OCI image layouts: directories, or archives of them, with
+// oci-layout, index.json and blobs/, see the OCI image specification, "Image Layout".
 package ocilayout
 
 import (
@@ -17,7 +17,25 @@ import (
 // Write stores img as the only image of a layout at path, replacing a layout
 // that is there. It is written beside path first and then put in its place, so
 // path is old or new.
-func Write(path string, img v1.Image, platform v1.Platform) error {
+func Write(path string, img v1.Image) error {
+	platform, err := platformOf(img)
+	if err != nil {
+		return err
+	}
+	return WriteArtifact(path, img, platform)
+}
+
+func platformOf(img v1.Image) (v1.Platform, error) {
+	config, err := img.ConfigFile()
+	if err != nil {
+		return v1.Platform{}, err
+	}
+	return v1.Platform{OS: config.OS, Architecture: config.Architecture}, nil
+}
+
+// WriteArtifact is Write for what is stored as an image but is none, so that its
+// configuration does not tell the platform.
+func WriteArtifact(path string, img v1.Image, platform v1.Platform) error {
 	if err := replaceable(path); err != nil {
 		return err
 	}

@@ -16,7 +16,7 @@ func TestWrite(t *testing.T) {
 	dir := t.TempDir()
 	path := filepath.Join(dir, "x")
 	for range 2 {
-		if err := Write(path, empty.Image, v1.Platform{OS: "linux", Architecture: "amd64"}); err != nil {
+		if err := WriteArtifact(path, empty.Image, v1.Platform{OS: "linux", Architecture: "amd64"}); err != nil {
 			t.Fatal(err)
 		}
 	}
@@ -54,7 +54,7 @@ func TestWriteKeepsWhatIsNoLayout(t *testing.T) {
 	if err := os.WriteFile(filepath.Join(dir, "precious"), nil, 0o600); err != nil {
 		t.Fatal(err)
 	}
-	err := Write(dir, empty.Image, v1.Platform{})
+	err := Write(dir, empty.Image)
 	if err == nil || !strings.Contains(err.Error(), "exists and is not an OCI image layout") {
 		t.Errorf("got %v", err)
 	}

@@ -49,7 +49,7 @@ func write(ctx context.Context, output string, config Config, t *tree.Tree, epoc
 	if err != nil {
 		return err
 	}
-	return ocilayout.Write(output, img, v1.Platform{OS: "linux", Architecture: config.Arch})
+	return ocilayout.WriteArtifact(output, img, v1.Platform{OS: "linux", Architecture: config.Arch})
 }
 
 func descriptor(data []byte, t types.MediaType) v1.Descriptor {

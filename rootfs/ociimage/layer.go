@@ -1,4 +1,4 @@
-package ocidisk
+package ociimage
 
 import (
 	"archive/tar"

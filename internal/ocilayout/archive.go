@@ -1,4 +1,4 @@
-package ocidisk
+package ocilayout
 
 import (
 	"archive/tar"
@@ -139,7 +139,7 @@ func (a *archive) describe(img v1.Image, tag string) ([]file, error) {
 	if tag != "" {
 		t, err := name.NewTag(tag)
 		if err != nil {
-			return nil, fmt.Errorf("%w: tag: %w", ErrInvalid, err)
+			return nil, fmt.Errorf("tag of an image: %w; want NAME:TAG", err)
 		}
 		// Its names of Docker's registry are not the ones others have.
 		whole := strings.TrimPrefix(t.Name(), "index.")
