@@ -9,19 +9,18 @@
 package base
 
 import (
+	"context"
 	"encoding/json"
 	"errors"
 	"fmt"
 	"io"
 	"os"
-	"path/filepath"
 	"sync"
 
-	v1 "github.com/google/go-containerregistry/pkg/v1"
-	"github.com/google/go-containerregistry/pkg/v1/layout"
 	"github.com/google/go-containerregistry/pkg/v1/types"
 
 	"github.com/kilnhq/kiln/imager/extent"
+	"github.com/kilnhq/kiln/internal/ocilayout"
 )
 
 // PartType is the media type of the layers of a base.
@@ -31,27 +30,26 @@ const titleKey = "org.opencontainers.image.title"
 
 // Names of the parts.
 const (
-	ConfigJSON      = "base.json"
-	Vmlinuz         = "vmlinuz"
-	Init            = "init.cpio.zst"
-	RootFS          = "rootfs.sqsh"
-	KernelConfig    = "kernel/config"
-	SystemMap       = "kernel/System.map"
-	Symvers         = "kernel/Module.symvers"   // if the kernel's headers were at hand
-	Certificates    = "kernel/certificates.pem" // X.509, of the keys whose signatures of modules the kernel accepts
-	ModuleFacts     = "kernel/modules.json.zst" // of the modules in the root file system
-	ModulesOrder    = "kernel/modules.order"
-	ModulesBuiltin  = "kernel/modules.builtin"
-	BuiltinModinfo  = "kernel/modules.builtin.modinfo"
-	Files           = "files.json.zst" // paths in the root file system
-	SBOM            = "sbom.spdx.json"
-	Stub            = "boot/systemd-stub.efi"
-	Loader          = "boot/systemd-boot.efi"
-	GrubBoot        = "boot/grub/boot.img"
-	GrubCore        = "boot/grub/core.img"
-	GrubCD          = "boot/grub/eltorito.img"
-	maxConfig       = 1 << 20
-	maxManifestSize = 4 << 20
+	ConfigJSON     = "base.json"
+	Vmlinuz        = "vmlinuz"
+	Init           = "init.cpio.zst"
+	RootFS         = "rootfs.sqsh"
+	KernelConfig   = "kernel/config"
+	SystemMap      = "kernel/System.map"
+	Symvers        = "kernel/Module.symvers"   // if the kernel's headers were at hand
+	Certificates   = "kernel/certificates.pem" // X.509, of the keys whose signatures of modules the kernel accepts
+	ModuleFacts    = "kernel/modules.json.zst" // of the modules in the root file system
+	ModulesOrder   = "kernel/modules.order"
+	ModulesBuiltin = "kernel/modules.builtin"
+	BuiltinModinfo = "kernel/modules.builtin.modinfo"
+	Files          = "files.json.zst" // paths in the root file system
+	SBOM           = "sbom.spdx.json"
+	Stub           = "boot/systemd-stub.efi"
+	Loader         = "boot/systemd-boot.efi"
+	GrubBoot       = "boot/grub/boot.img"
+	GrubCore       = "boot/grub/core.img"
+	GrubCD         = "boot/grub/eltorito.img"
+	maxConfig      = 1 << 20
 )
 
 // Config is the content of base.json.
@@ -100,58 +98,20 @@ func open(path, arch string) (*Base, error) {
 	if _, err := os.Stat(path); err != nil {
 		return nil, fmt.Errorf("%w; build one with 'kiln base build'", err)
 	}
-	p, err := layout.FromPath(path)
+	m, err := ocilayout.Open(path, arch)
 	if err != nil {
-		return nil, fmt.Errorf("%w: %w", ErrFormat, err)
+		return nil, layoutError(err)
 	}
-	index, err := p.ImageIndex()
-	if err != nil {
-		return nil, fmt.Errorf("%w: %w", ErrFormat, err)
-	}
-	list, err := index.IndexManifest()
-	if err != nil {
-		return nil, fmt.Errorf("%w: %w", ErrFormat, err)
-	}
-	var others []string
-	for _, d := range list.Manifests {
-		if d.Platform != nil && d.Platform.Architecture != arch {
-			others = append(others, d.Platform.Architecture)
-			continue
-		}
-		return openManifest(path, arch, d)
-	}
-	if len(others) > 0 {
-		return nil, fmt.Errorf("%w for %s: it is for %v", ErrFormat, arch, others)
-	}
-	return nil, fmt.Errorf("%w: the OCI layout is empty", ErrFormat)
-}
-
-func openManifest(path, arch string, d v1.Descriptor) (*Base, error) {
-	data, err := readBlob(path, d, maxManifestSize)
-	if err != nil {
-		return nil, err
-	}
-	if err := verify(data, d.Digest); err != nil {
-		return nil, err
-	}
-	var m v1.Manifest
-	if err := json.Unmarshal(data, &m); err != nil {
-		return nil, fmt.Errorf("%w: manifest %s: %w", ErrFormat, d.Digest, err)
-	}
-	b := &Base{Digest: d.Digest.String(), parts: map[string]Part{}}
+	b := &Base{Digest: m.Digest.String(), parts: map[string]Part{}}
 	b.modules = sync.OnceValues(b.readModules)
 	for _, l := range m.Layers {
 		name := l.Annotations[titleKey]
 		if l.MediaType != PartType || name == "" {
 			return nil, fmt.Errorf("%w: layer %s is of type %s, want %s", ErrFormat, l.Digest, l.MediaType, PartType)
 		}
-		src, err := extent.File(blobPath(path, l.Digest))
+		src, err := m.Blob(l)
 		if err != nil {
-			return nil, fmt.Errorf("%s: %w", name, err)
-		}
-		if src.Size() != l.Size {
-			return nil, fmt.Errorf("%w: %s: %s has %d bytes, the manifest says %d; the base is damaged, build or copy it again",
-				ErrFormat, name, l.Digest, src.Size(), l.Size)
+			return nil, fmt.Errorf("%s: %w", name, layoutError(err))
 		}
 		b.parts[name] = Part{Name: name, Content: src, SHA256: l.Digest.Hex}
 	}
@@ -194,19 +154,13 @@ func (p Part) Bytes(limit int64) ([]byte, error) {
 	if _, err := io.ReadFull(extent.Reader(p.Content), data); err != nil {
 		return nil, fmt.Errorf("%s: %w", p.Name, err)
 	}
-	if err := verify(data, v1.Hash{Algorithm: "sha256", Hex: p.SHA256}); err != nil {
-		return nil, fmt.Errorf("%s: %w", p.Name, err)
-	}
-	return data, nil
+	return data, p.compare(context.Background(), extent.Bytes(data))
 }
 
-func blobPath(path string, h v1.Hash) string {
-	return filepath.Join(path, "blobs", filepath.Base(h.Algorithm), filepath.Base(h.Hex))
-}
-
-func readBlob(path string, d v1.Descriptor, limit int64) ([]byte, error) {
-	if d.Size > limit {
-		return nil, fmt.Errorf("%w: %s: %d bytes, want at most %d", ErrFormat, d.Digest, d.Size, limit)
+// layoutError marks what is wrong with the layout as ErrFormat.
+func layoutError(err error) error {
+	if errors.Is(err, ocilayout.ErrFormat) {
+		return fmt.Errorf("%w: %w", ErrFormat, err)
 	}
-	return os.ReadFile(blobPath(path, d.Digest))
+	return err
 }

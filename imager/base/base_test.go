@@ -76,7 +76,7 @@ func TestWriteOpen(t *testing.T) {
 func TestOpenErrors(t *testing.T) {
 	path := filepath.Join(t.TempDir(), "base")
 	write(t, path)
-	if _, err := Open(path, "arm64"); !errors.Is(err, ErrFormat) || !strings.Contains(err.Error(), "for arm64: it is for [amd64]") {
+	if _, err := Open(path, "arm64"); !errors.Is(err, ErrFormat) || !strings.Contains(err.Error(), `for arm64: it is for ["amd64"]`) {
 		t.Errorf("another architecture: %v", err)
 	}
 	if _, err := Open(filepath.Join(path, "none"), "amd64"); !errors.Is(err, fs.ErrNotExist) || !strings.Contains(err.Error(), "build one with 'kiln base build'") {
@@ -95,8 +95,8 @@ func TestOpenErrors(t *testing.T) {
 	}
 	blob := filepath.Join(path, "blobs/sha256", p.SHA256)
 	for content, want := range map[string]string{
-		"Kernel": "vmlinuz: not a kiln base: content is sha256:",
-		"kern":   "has 4 bytes, the manifest says 6; the base is damaged",
+		"Kernel": "vmlinuz: not a kiln base: invalid OCI layout: content is sha256:",
+		"kern":   "has 4 bytes, the manifest says 6; it is damaged, make or copy it again",
 	} {
 		if err := os.WriteFile(blob, []byte(content), 0o600); err != nil {
 			t.Fatal(err)

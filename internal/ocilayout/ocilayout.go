@@ -1,5 +1,7 @@
-// Package ocilayout writes OCI image layouts: directories, or archives of them, with
-// oci-layout, index.json and blobs/, see the OCI image specification, "Image Layout".
+// Package ocilayout writes and reads OCI image layouts: directories, or archives of
+// them, with oci-layout, which says so, index.json, which names manifests, and blobs/,
+// where manifests, configurations and layers are by digest. See the OCI image
+// specification, "Image Layout".
 package ocilayout
 
 import (

@@ -20,9 +20,8 @@ package kit
 
 import (
 	"archive/tar"
+	"bufio"
 	"context"
-	"crypto/sha256"
-	"encoding/hex"
 	"encoding/json"
 	"errors"
 	"fmt"
@@ -34,9 +33,11 @@ import (
 	"strings"
 
 	v1 "github.com/google/go-containerregistry/pkg/v1"
-	"github.com/google/go-containerregistry/pkg/v1/layout"
 	"github.com/google/go-containerregistry/pkg/v1/types"
 	"github.com/klauspost/compress/zstd"
+
+	"github.com/kilnhq/kiln/imager/extent"
+	"github.com/kilnhq/kiln/internal/ocilayout"
 )
 
 // Media types of the artifact.
@@ -55,9 +56,9 @@ const (
 // Limits of what is read of a kit. That of a Debian kernel has 10,000 files with
 // 70 MB.
 const (
-	maxDocument = 1 << 20 // bytes of the manifest and of the config
-	maxEntries  = 1 << 18
-	maxBytes    = 2 << 30 // unpacked
+	maxConfig  = 1 << 20 // bytes
+	maxEntries = 1 << 18
+	maxBytes   = 2 << 30 // unpacked
 )
 
 // Errors returned, wrapped, by this package.
@@ -83,8 +84,8 @@ type Kit struct {
 	Config Config
 	Digest string // of the manifest, "sha256:…"
 
-	layer v1.Hash
-	path  string // of the layer's blob
+	layer  *extent.FileSource
+	digest v1.Hash // of the layer
 }
 
 // Open opens the kit for arch in the OCI image layout at path.
@@ -100,43 +101,24 @@ func open(path, arch string) (*Kit, error) {
 	if _, err := os.Stat(path); err != nil {
 		return nil, fmt.Errorf("%w; make one with 'kiln kernel kit'", err)
 	}
-	p, err := layout.FromPath(path)
+	m, err := ocilayout.Open(path, arch)
 	if err != nil {
-		return nil, fmt.Errorf("%w: %w", ErrFormat, err)
-	}
-	index, err := p.ImageIndex()
-	if err != nil {
-		return nil, fmt.Errorf("%w: %w", ErrFormat, err)
-	}
-	list, err := index.IndexManifest()
-	if err != nil {
-		return nil, fmt.Errorf("%w: %w", ErrFormat, err)
-	}
-	var others []string
-	for _, d := range list.Manifests {
-		if d.Platform == nil || d.Platform.Architecture == arch {
-			return openManifest(path, arch, d)
-		}
-		others = append(others, d.Platform.Architecture)
-	}
-	if len(others) > 0 {
-		return nil, fmt.Errorf("%w for %s: it is for %v", ErrFormat, arch, others)
-	}
-	return nil, fmt.Errorf("%w: the OCI layout is empty", ErrFormat)
-}
-
-func openManifest(path, arch string, d v1.Descriptor) (*Kit, error) {
-	var m v1.Manifest
-	if err := readJSON(path, d, &m); err != nil {
-		return nil, fmt.Errorf("manifest: %w", err)
+		return nil, layoutError(err)
 	}
 	if m.Config.MediaType != ConfigType || len(m.Layers) != 1 || m.Layers[0].MediaType != LayerType {
 		return nil, fmt.Errorf("%w: config of type %s and %d layers, want %s and one of type %s",
 			ErrFormat, m.Config.MediaType, len(m.Layers), ConfigType, LayerType)
 	}
-	k := &Kit{Digest: d.Digest.String(), layer: m.Layers[0].Digest, path: blobPath(path, m.Layers[0].Digest)}
-	if err := readJSON(path, m.Config, &k.Config); err != nil {
-		return nil, fmt.Errorf("config: %w", err)
+	k := &Kit{Digest: m.Digest.String(), digest: m.Layers[0].Digest}
+	if k.layer, err = m.Blob(m.Layers[0]); err != nil {
+		return nil, layoutError(err)
+	}
+	config, err := m.ReadBlob(m.Config, maxConfig)
+	if err != nil {
+		return nil, fmt.Errorf("config: %w", layoutError(err))
+	}
+	if err := json.Unmarshal(config, &k.Config); err != nil {
+		return nil, fmt.Errorf("%w: config: %w", ErrFormat, err)
 	}
 	if k.Config.Version != 1 {
 		return nil, fmt.Errorf("%w: version %d, want 1", ErrFormat, k.Config.Version)
@@ -150,38 +132,12 @@ func openManifest(path, arch string, d v1.Descriptor) (*Kit, error) {
 	return k, nil
 }
 
-// readJSON reads a small blob and checks its digest.
-func readJSON(path string, d v1.Descriptor, to any) error {
-	f, err := os.Open(blobPath(path, d.Digest))
-	if err != nil {
-		return err
-	}
-	defer f.Close()
-	data, err := io.ReadAll(io.LimitReader(f, maxDocument+1))
-	if err != nil {
-		return err
-	}
-	if len(data) > maxDocument {
-		return fmt.Errorf("%w: %s: more than %d bytes", ErrFormat, d.Digest, maxDocument)
-	}
-	if err := verify(sha256.Sum256(data), d.Digest); err != nil {
-		return err
-	}
-	if err := json.Unmarshal(data, to); err != nil {
+// layoutError marks what is wrong with the layout as ErrFormat.
+func layoutError(err error) error {
+	if errors.Is(err, ocilayout.ErrFormat) {
 		return fmt.Errorf("%w: %w", ErrFormat, err)
 	}
-	return nil
-}
-
-func verify(sum [sha256.Size]byte, want v1.Hash) error {
-	if got := hex.EncodeToString(sum[:]); want.Algorithm != "sha256" || got != want.Hex {
-		return fmt.Errorf("%w: content is sha256:%s, want %s; the kit is damaged, make or copy it again", ErrFormat, got, want)
-	}
-	return nil
-}
-
-func blobPath(path string, h v1.Hash) string {
-	return filepath.Join(path, "blobs", filepath.Base(h.Algorithm), filepath.Base(h.Hex))
+	return err
 }
 
 // Extract unpacks the kit into the directory dir, which must be empty or not be
@@ -198,23 +154,11 @@ func (k *Kit) Extract(ctx context.Context, dir string) error {
 		return err
 	}
 	defer root.Close()
-	f, err := os.Open(k.path)
-	if err != nil {
-		return err
+	if err := ocilayout.Verify(ctx, k.layer, k.digest); err != nil {
+		return fmt.Errorf("kernel kit %s: %w", k.layer.Path(), layoutError(err))
 	}
-	defer f.Close()
-	h := sha256.New()
-	if _, err := io.Copy(h, f); err != nil {
-		return err
-	}
-	if err := verify([sha256.Size]byte(h.Sum(nil)), k.layer); err != nil {
-		return fmt.Errorf("kernel kit %s: %w", k.path, err)
-	}
-	if _, err := f.Seek(0, io.SeekStart); err != nil {
-		return err
-	}
-	if err := extract(ctx, root, f); err != nil {
-		return fmt.Errorf("kernel kit %s: %w", k.path, err)
+	if err := extract(ctx, root, bufio.NewReaderSize(extent.Reader(k.layer), 1<<20)); err != nil {
+		return fmt.Errorf("kernel kit %s: %w", k.layer.Path(), err)
 	}
 	return nil
 }

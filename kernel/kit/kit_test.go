@@ -129,21 +129,21 @@ func TestBuildOpenExtract(t *testing.T) {
 		t.Errorf("made in another order: %v, %v, want %s", k2, err, k.Digest)
 	}
 
-	if _, err := Open(path, "arm64"); !errors.Is(err, ErrFormat) || !strings.Contains(err.Error(), "for arm64: it is for [amd64]") {
+	if _, err := Open(path, "arm64"); !errors.Is(err, ErrFormat) || !strings.Contains(err.Error(), `for arm64: it is for ["amd64"]`) {
 		t.Errorf("another architecture: %v", err)
 	}
 	if _, err := Open(filepath.Join(path, "none"), "amd64"); !errors.Is(err, fs.ErrNotExist) || !strings.Contains(err.Error(), "make one with 'kiln kernel kit'") {
 		t.Errorf("missing: %v", err)
 	}
-	data, err := os.ReadFile(k.path)
+	data, err := os.ReadFile(k.layer.Path())
 	if err != nil {
 		t.Fatal(err)
 	}
 	data[len(data)/2] ^= 1
-	if err := os.WriteFile(k.path, data, 0o644); err != nil {
+	if err := os.WriteFile(k.layer.Path(), data, 0o644); err != nil {
 		t.Fatal(err)
 	}
-	if err := k.Extract(t.Context(), t.TempDir()); !errors.Is(err, ErrFormat) || !strings.Contains(err.Error(), "the kit is damaged") {
+	if err := k.Extract(t.Context(), t.TempDir()); !errors.Is(err, ErrFormat) || !strings.Contains(err.Error(), "it is damaged, make or copy it again") {
 		t.Errorf("damaged: %v", err)
 	}
 }
