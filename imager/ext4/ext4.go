@@ -73,6 +73,12 @@ type Options struct {
 	// write: give one that will be grown what its later size deserves.
 	Journal int64
 
+	// Preallocate is how many bytes the files with these paths have blocks for,
+	// their content included. What exceeds the content is allocated but
+	// unwritten, as by fallocate(2) with FALLOC_FL_KEEP_SIZE: room for
+	// Editor.Rewrite.
+	Preallocate map[string]int64
+
 	Label string   // at most 16 bytes
 	UUID  [16]byte // also seeds the checksums and the kernel's directory hash
 
@@ -81,13 +87,18 @@ type Options struct {
 	Time int64
 }
 
-// SpaceError is returned, wrapped, by Build when the tree does not fit.
+// SpaceError is returned, wrapped, by Build when the tree does not fit, and by
+// Editor when contents do not fit the blocks of their files.
 type SpaceError struct {
-	Need int64 // bytes: the smallest Options.Size that would do, as MinSize
-	Have int64 // bytes: Options.Size
+	Path string // of the file or directory whose blocks are too few, or "" for the file system
+	Need int64  // bytes: the smallest Options.Size that would do, as MinSize, or of blocks
+	Have int64  // bytes: Options.Size, or of blocks
 }
 
 func (e *SpaceError) Error() string {
+	if e.Path != "" {
+		return fmt.Sprintf("ext4: no space: the contents of %s need blocks of %d bytes, it has %d", e.Path, e.Need, e.Have)
+	}
 	return fmt.Sprintf("ext4: no space: contents and metadata need a file system of %d bytes, this one has %d", e.Need, e.Have)
 }
 

@@ -36,7 +36,7 @@ const (
 //	0  4  first block of the file   6  2  first block, high
 //	4  2  blocks                    8  4  first block
 //
-// and above, it is a node:
+// (if there are more than 32768 blocks, 32768 less and unwritten) and above, it is a node:
 //
 //	0  4  first block of the file   8  2  node's block, high
 //	4  4  node's block
@@ -49,6 +49,7 @@ const (
 	leafExtents  = (blockSize - 4 - extentEntry) / extentEntry
 	extentTailAt = extentEntry * (leafExtents + 1)
 	maxExtent    = 32768 // blocks
+	maxUnwritten = maxExtent - 1
 )
 
 var castagnoli = crc32.MakeTable(crc32.Castagnoli)
@@ -130,34 +131,52 @@ func deviceMap(major, minor uint32) (m [blockMapSize]byte) {
 	return m
 }
 
-// countExtents returns how many extents runs need.
-func countExtents(runs []run) int64 {
-	var n int64
-	for _, r := range runs {
-		n += ceil(r.n, maxExtent)
-	}
-	return n
+// mapping is a run of blocks that begins at a block of the file. An unwritten one
+// belongs to the file but reads as zeros.
+type mapping struct {
+	logical int64
+	run
+	unwritten bool
 }
 
-// extentTree returns the root of the tree over runs and the contents of the
-// blocks in index, in their order. The seed is the inode's.
-func extentTree(runs []run, index []int64, seed uint32) (root [blockMapSize]byte, nodes [][]byte) {
-	le := binary.LittleEndian
-	var entries []byte // of the current level
+// mappings cuts runs into what one extent can say. The file's blocks from the
+// given number on are unwritten.
+func mappings(runs []run, written int64) []mapping {
+	var out []mapping
 	var logical int64
 	for _, r := range runs {
 		for r.n > 0 {
-			n := min(r.n, maxExtent)
-			var e [extentEntry]byte
-			le.PutUint32(e[0:], uint32(logical))
-			le.PutUint16(e[4:], uint16(n))
-			le.PutUint16(e[6:], uint16(r.start>>32))
-			le.PutUint32(e[8:], uint32(r.start))
-			entries = append(entries, e[:]...)
-			logical += n
-			r.start += n
-			r.n -= n
+			m := mapping{logical, run{r.start, min(r.n, maxExtent)}, logical >= written}
+			if m.unwritten {
+				m.n = min(m.n, maxUnwritten)
+			} else {
+				m.n = min(m.n, written-logical)
+			}
+			out = append(out, m)
+			logical += m.n
+			r.start += m.n
+			r.n -= m.n
 		}
+	}
+	return out
+}
+
+// extentTree returns the root of the tree over extents and the contents of the
+// blocks in index, in their order. The seed is the inode's.
+func extentTree(extents []mapping, index []int64, seed uint32) (root [blockMapSize]byte, nodes [][]byte) {
+	le := binary.LittleEndian
+	var entries []byte // of the current level
+	for _, m := range extents {
+		var e [extentEntry]byte
+		n := m.n
+		if m.unwritten {
+			n += maxExtent
+		}
+		le.PutUint32(e[0:], uint32(m.logical))
+		le.PutUint16(e[4:], uint16(n))
+		le.PutUint16(e[6:], uint16(m.start>>32))
+		le.PutUint32(e[8:], uint32(m.start))
+		entries = append(entries, e[:]...)
 	}
 	height := 0
 	for ; len(entries) > rootExtents*extentEntry; height++ {

@@ -268,11 +268,11 @@ func (a *allocator) skip() {
 // block allocates one block.
 func (a *allocator) block() int64 { return a.alloc(1)[0].start }
 
-// index allocates the blocks of the extent tree over runs that do not fit into
+// index allocates the blocks of a tree of so many extents that do not fit into
 // the inode: the leaves first, then each level above.
-func (a *allocator) index(runs []run) []int64 {
+func (a *allocator) index(extents int) []int64 {
 	var blocks []int64
-	for n := countExtents(runs); n > rootExtents; {
+	for n := int64(extents); n > rootExtents; {
 		n = ceil(n, leafExtents)
 		for range n {
 			blocks = append(blocks, a.block())
@@ -290,7 +290,7 @@ func (v *volume) layOut(size int64) *layout {
 		l.resizeBlock = a.block()
 	}
 	l.journalRuns = a.alloc(l.journal)
-	l.journalIndex = a.index(l.journalRuns)
+	l.journalIndex = a.index(len(mappings(l.journalRuns, l.journal)))
 	// What is needed to walk the tree comes before the contents.
 	for _, n := range v.nodes {
 		if !n.isFile() {
@@ -316,8 +316,9 @@ func (a *allocator) node(n *node) {
 	if n.attrs.block != nil {
 		n.attrBlock = a.block()
 	}
-	n.runs = a.alloc(ceil(n.size, blockSize))
-	n.index = a.index(n.runs)
+	written := ceil(n.size, blockSize)
+	n.extents = mappings(a.alloc(max(written, n.room)), written)
+	n.index = a.index(len(n.extents))
 }
 
 // minSize iterates from below: what a layout of some size needs is never more
@@ -325,7 +326,7 @@ func (a *allocator) node(n *node) {
 func (v *volume) minSize() (int64, error) {
 	size := int64(blockSize)
 	for _, n := range v.nodes {
-		if size += ceil(n.size, blockSize) * blockSize; size > maxSize {
+		if size += max(ceil(n.size, blockSize), n.room) * blockSize; size > maxSize {
 			break
 		}
 	}

@@ -221,16 +221,16 @@ func (x *reader) descriptor(group int64) ([]byte, error) {
 	return d, nil
 }
 
-// rawInode returns an inode as it is on disk, its checksum zeroed.
-func (x *reader) rawInode(ino uint32) ([]byte, error) {
+// inodeAt returns the offset of an inode in the file system.
+func (x *reader) inodeAt(ino uint32) (int64, error) {
 	le := binary.LittleEndian
 	if ino == 0 || int64(ino) > x.inodes {
-		return nil, corrupt("inode %d of %d", ino, x.inodes)
+		return 0, corrupt("inode %d of %d", ino, x.inodes)
 	}
 	i := int64(ino) - 1
 	d, err := x.descriptor(i / x.inodesPerGroup)
 	if err != nil {
-		return nil, err
+		return 0, err
 	}
 	table := int64(le.Uint32(d[8:]))
 	if x.descSize >= descSize {
@@ -238,10 +238,20 @@ func (x *reader) rawInode(ino uint32) ([]byte, error) {
 	}
 	at := i % x.inodesPerGroup * x.inodeSize
 	if table <= 0 || table >= x.blocks-at/x.blockSize {
-		return nil, corrupt("inode table of group %d at block %d of %d", i/x.inodesPerGroup, table, x.blocks)
+		return 0, corrupt("inode table of group %d at block %d of %d", i/x.inodesPerGroup, table, x.blocks)
+	}
+	return table*x.blockSize + at, nil
+}
+
+// rawInode returns an inode as it is on disk, its checksum zeroed.
+func (x *reader) rawInode(ino uint32) ([]byte, error) {
+	le := binary.LittleEndian
+	at, err := x.inodeAt(ino)
+	if err != nil {
+		return nil, err
 	}
 	b := make([]byte, x.inodeSize)
-	if err := x.readAt(b, table*x.blockSize+at); err != nil {
+	if err := x.readAt(b, at); err != nil {
 		return nil, err
 	}
 	if x.verify {

@@ -119,15 +119,10 @@ type content struct {
 	raw  []byte
 	size int64
 
-	once sync.Once
-	runs []fileRun // ascending, not overlapping
-	err  error
-}
-
-// fileRun is a run of blocks that begins at a block of the file.
-type fileRun struct {
-	logical int64
-	run
+	once  sync.Once
+	runs  []mapping // ascending, not overlapping
+	index []int64   // blocks of the extent tree
+	err   error
 }
 
 // Size implements tree.Content.
@@ -150,20 +145,21 @@ func (c *content) ReadAt(p []byte, off int64) (int, error) {
 		at, rest := off+int64(n), p[n:]
 		block, within := at/c.blockSize, at%c.blockSize
 		i := sort.Search(len(c.runs), func(i int) bool { return c.runs[i].logical+c.runs[i].n > block })
-		hole := int64(len(rest))
-		if i < len(c.runs) && c.runs[i].logical <= block {
-			r := c.runs[i]
-			take := min(int64(len(rest)), (r.logical+r.n)*c.blockSize-at)
-			if err := c.readAt(rest[:take], (r.start+block-r.logical)*c.blockSize+within); err != nil {
+		take := int64(len(rest))
+		if i == len(c.runs) {
+			clear(rest)
+		} else if r := c.runs[i]; block < r.logical {
+			take = min(take, r.logical*c.blockSize-at)
+			clear(rest[:take])
+		} else {
+			take = min(take, (r.logical+r.n)*c.blockSize-at)
+			if r.unwritten {
+				clear(rest[:take])
+			} else if err := c.readAt(rest[:take], (r.start+block-r.logical)*c.blockSize+within); err != nil {
 				return n, err
 			}
-			n += int(take)
-			continue
-		} else if i < len(c.runs) {
-			hole = min(hole, c.runs[i].logical*c.blockSize-at)
 		}
-		clear(rest[:hole])
-		n += int(hole)
+		n += int(take)
 	}
 	return len(p), eof
 }
@@ -202,19 +198,20 @@ func (c *content) extents(b []byte, height int, nodes *int) error {
 			if *nodes++; *nodes > maxTreeNodes {
 				return corrupt("inode %d: more than %d extent tree nodes", c.ino, maxTreeNodes)
 			}
-			below, err := c.block(int64(le.Uint32(e[4:])) | int64(le.Uint16(e[8:]))<<32)
+			at := int64(le.Uint32(e[4:])) | int64(le.Uint16(e[8:]))<<32
+			below, err := c.block(at)
 			if err != nil {
 				return err
 			}
+			c.index = append(c.index, at)
 			if err := c.extents(below, h-1, nodes); err != nil {
 				return err
 			}
 			continue
 		}
-		r := fileRun{int64(le.Uint32(e)), run{int64(le.Uint16(e[6:]))<<32 | int64(le.Uint32(e[8:])), int64(le.Uint16(e[4:]))}}
-		unwritten := r.n > maxExtent
-		if unwritten {
-			r.n -= maxExtent
+		r := mapping{logical: int64(le.Uint32(e)), run: run{int64(le.Uint16(e[6:]))<<32 | int64(le.Uint32(e[8:])), int64(le.Uint16(e[4:]))}}
+		if r.n > maxExtent {
+			r.n, r.unwritten = r.n-maxExtent, true
 		}
 		last := int64(0)
 		if n := len(c.runs); n > 0 {
@@ -223,9 +220,7 @@ func (c *content) extents(b []byte, height int, nodes *int) error {
 		if r.n == 0 || r.logical < last || r.start <= 0 || r.start > c.blocks-r.n {
 			return corrupt("inode %d: extent of %d blocks at %d of the file, %d of %d", c.ino, r.n, r.logical, r.start, c.blocks)
 		}
-		if !unwritten { // it reads as zeros
-			c.runs = append(c.runs, r)
-		}
+		c.runs = append(c.runs, r)
 	}
 	return nil
 }

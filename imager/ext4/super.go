@@ -222,7 +222,7 @@ func (w *writer) superblock() []byte {
 	if w.journal > 0 {
 		le.PutUint32(b[224:], inoJournal)
 		b[253] = 1 // what follows at 268 is a copy of the journal's inode
-		root, _ := extentTree(w.journalRuns, w.journalIndex, 0)
+		root, _ := extentTree(mappings(w.journalRuns, w.journal), w.journalIndex, 0)
 		copy(b[268:], root[:])
 		size := w.journal * blockSize
 		le.PutUint32(b[328:], uint32(size>>32))

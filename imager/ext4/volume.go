@@ -3,6 +3,7 @@ package ext4
 import (
 	"fmt"
 	"io/fs"
+	"maps"
 	"math"
 	"path"
 	"slices"
@@ -50,9 +51,10 @@ type node struct {
 	target []byte // a symbolic link's
 	attrs  attrs
 	size   int64 // bytes that need blocks
+	room   int64 // blocks to allocate at least
 
 	// Set by layOut.
-	runs      []run
+	extents   []mapping
 	index     []int64 // extent tree blocks
 	attrBlock int64   // 0 is none
 }
@@ -115,6 +117,16 @@ func collect(t *tree.Tree, opts Options) (*volume, error) {
 	for name, n := range paths {
 		n.dir, n.links = directory(t, name, names)
 		n.size = int64(len(n.dir))
+	}
+	for _, name := range slices.Sorted(maps.Keys(opts.Preallocate)) {
+		n, room := names[name], opts.Preallocate[name]
+		if n == nil || !n.isFile() {
+			return nil, fmt.Errorf("%w: Preallocate: %s is no file of the tree", ErrOptions, name)
+		}
+		if room < n.size || room > maxSize {
+			return nil, fmt.Errorf("%w: Preallocate: %d bytes for %s, want its size of %d or more", ErrOptions, room, name, n.size)
+		}
+		n.room = ceil(room, blockSize)
 	}
 	return v, nil
 }

@@ -61,10 +61,14 @@ func (w *writer) put(block int64, b []byte) {
 	w.pieces = append(w.pieces, piece{block, extent.Bytes(b)})
 }
 
-// putRuns places src, the end of its last block missing, into runs.
-func (w *writer) putRuns(runs []run, src extent.Source) error {
+// putContent places src, the end of its last block missing, into the extents that
+// are written.
+func (w *writer) putContent(extents []mapping, src extent.Source) error {
 	var at int64
-	for _, r := range runs {
+	for _, r := range extents {
+		if r.unwritten {
+			break
+		}
 		n := min(r.n*blockSize, src.Size()-at)
 		part, err := extent.Section(src, at, n)
 		if err != nil {
@@ -84,16 +88,16 @@ func (w *writer) putInode(ino uint32, n *inode) {
 
 // mapped fills in the parts of an inode that describe blocks, and places its
 // extent tree.
-func (w *writer) mapped(ino uint32, n *inode, runs []run, index []int64) {
-	root, nodes := extentTree(runs, index, inodeSeed(w.seed, ino, 0))
+func (w *writer) mapped(ino uint32, n *inode, extents []mapping, index []int64) {
+	root, nodes := extentTree(extents, index, inodeSeed(w.seed, ino, 0))
 	for i, b := range nodes {
 		w.put(index[i], b)
 	}
 	n.flags |= flagExtents
 	n.blockMap = root
 	n.blocks += int64(len(index))
-	for _, r := range runs {
-		n.blocks += r.n
+	for _, m := range extents {
+		n.blocks += m.n
 	}
 }
 
@@ -133,8 +137,8 @@ func (w *writer) node(n *node) error {
 	}
 	if content != nil && out.size == 0 {
 		out.size = n.size
-		w.mapped(n.ino, out, n.runs, n.index)
-		if err := w.putRuns(n.runs, content); err != nil {
+		w.mapped(n.ino, out, n.extents, n.index)
+		if err := w.putContent(n.extents, content); err != nil {
 			return err
 		}
 	}
@@ -150,7 +154,7 @@ func (w *writer) reservedInodes() {
 	}
 	if w.journal > 0 {
 		n := &inode{mode: modeRegular | 0o600, size: w.journal * blockSize, time: w.opts.Time, links: 1}
-		w.mapped(inoJournal, n, w.journalRuns, w.journalIndex)
+		w.mapped(inoJournal, n, mappings(w.journalRuns, w.journal), w.journalIndex)
 		w.putInode(inoJournal, n)
 		w.put(w.journalRuns[0].start, journalSuper(w.journal, w.opts.UUID))
 	}
