@@ -72,6 +72,9 @@ func partitions(r Request, machine arch.Arch, id identity, a *assets) ([]partiti
 	} {
 		parts = append(parts, partition{label: data.label, kind: gpt.LinuxFilesystem, size: data.size})
 	}
+	if r.Profile.Disk.Partitions.Ephemeral == 0 {
+		parts[len(parts)-1].attrs = gpt.GrowFileSystem
+	}
 	if err := fitDisk(r.Profile, parts); err != nil {
 		return nil, err
 	}

@@ -240,39 +240,28 @@ func (w *writer) writeHeads(ctx context.Context) error {
 	return w.verifyPieces(ctx, w.heads)
 }
 
-// finish writes the partition tables, so that the disk boots.
+// finish writes the partition tables, so that the disk boots, and reads them back.
 func (w *writer) finish(tables *extent.Map) error {
-	sector := w.table.SectorSize
-	_, end := w.table.Usable()
-	for _, a := range []area{{end, w.table.Size}, {2 * sector, w.firstUsable()}, {sector, 2 * sector}, {0, sector}} {
-		buf := make([]byte, a.end-a.start)
-		if _, err := tables.ReadAt(buf, a.start); err != nil {
+	if err := w.table.Store(w.dev); err != nil {
+		return err
+	}
+	if w.options.Verify == None {
+		return nil
+	}
+	for _, e := range tables.Extents() {
+		want, got := make([]byte, e.Length), make([]byte, e.Length)
+		if _, err := tables.ReadAt(want, e.Offset); err != nil {
 			return err
 		}
-		if _, err := w.dev.WriteAt(buf, a.start); err != nil {
+		if err := w.dev.Forget(e.Offset, e.Length); err != nil {
 			return err
 		}
-		if err := w.dev.Sync(); err != nil {
+		if _, err := w.dev.ReadAt(got, e.Offset); err != nil {
 			return err
 		}
-		if w.options.Verify == None {
-			continue
-		}
-		if err := w.dev.Forget(a.start, int64(len(buf))); err != nil {
-			return err
-		}
-		got := make([]byte, len(buf))
-		if _, err := w.dev.ReadAt(got, a.start); err != nil {
-			return err
-		}
-		if !bytes.Equal(got, buf) {
-			return fmt.Errorf("%w: the partition table, %d bytes at %d; replace the device or its cable", ErrVerify, len(buf), a.start)
+		if !bytes.Equal(got, want) {
+			return fmt.Errorf("%w: the partition table, %d bytes at %d; replace the device or its cable", ErrVerify, e.Length, e.Offset)
 		}
 	}
 	return nil
-}
-
-func (w *writer) firstUsable() int64 {
-	start, _ := w.table.Usable()
-	return start
 }

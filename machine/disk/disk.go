@@ -14,6 +14,7 @@ import (
 	"strconv"
 	"strings"
 
+	"github.com/kilnhq/kiln/imager/gpt"
 	"github.com/kilnhq/kiln/machine/uevent"
 )
 
@@ -103,39 +104,38 @@ func List(sys, dev string) ([]Disk, error) {
 	}
 	var disks []Disk
 	for dir, parts := range partitions {
-		guids, err := readDisk(dir, dev)
+		table, err := readTable(dir, dev)
 		if err != nil {
 			continue // not partitioned by GPT, or gone, or unreadable: not ours
 		}
 		slices.SortFunc(parts, func(a, b Partition) int { return a.Number - b.Number })
 		for i := range parts {
-			parts[i].GUID = guids.Partitions[parts[i].Number]
+			if n := parts[i].Number - 1; n >= 0 && n < len(table.Partitions) {
+				parts[i].GUID = table.Partitions[n].ID.String()
+			}
 		}
-		disks = append(disks, Disk{Name: filepath.Base(dir), GUID: guids.Disk, Partitions: parts,
-			Complete: len(parts) >= len(guids.Partitions)})
+		used := 0
+		for _, p := range table.Partitions {
+			if p.Size > 0 {
+				used++
+			}
+		}
+		disks = append(disks, Disk{Name: filepath.Base(dir), GUID: table.DiskID.String(), Partitions: parts, Complete: len(parts) >= used})
 	}
 	slices.SortFunc(disks, func(a, b Disk) int { return strings.Compare(a.Name, b.Name) })
 	return disks, nil
 }
 
-func readDisk(dir, dev string) (*GUIDs, error) {
-	number := func(name string) (int64, error) {
-		data, err := os.ReadFile(filepath.Join(dir, name))
-		if err != nil {
-			return 0, err
-		}
-		return strconv.ParseInt(strings.TrimSpace(string(data)), 10, 64)
-	}
-	data, err := os.ReadFile(filepath.Join(dir, "uevent"))
+func readTable(dir, dev string) (*gpt.Table, error) {
+	data, err := os.ReadFile(filepath.Join(dir, "size"))
 	if err != nil {
 		return nil, err
 	}
-	sectors, err := number("size") // always of 512 bytes
+	sectors, err := strconv.ParseInt(strings.TrimSpace(string(data)), 10, 64) // always of 512 bytes
 	if err != nil {
 		return nil, err
 	}
-	sectorSize, err := number("queue/logical_block_size")
-	if err != nil {
+	if data, err = os.ReadFile(filepath.Join(dir, "uevent")); err != nil {
 		return nil, err
 	}
 	f, err := os.Open(filepath.Join(dev, uevent.ParseFile(data)["DEVNAME"]))
@@ -143,8 +143,10 @@ func readDisk(dir, dev string) (*GUIDs, error) {
 		return nil, err
 	}
 	defer f.Close()
-	return ReadGUIDs(f, sectors*512, sectorSize)
+	return gpt.Read(f, sectors*512)
 }
+
+func sameGUID(a, b string) bool { return a != "" && strings.EqualFold(a, b) }
 
 // Select returns the disk the machine was started from. It is the one with the
 // GUID diskGUID or, if that is empty, the one that holds the partition with the

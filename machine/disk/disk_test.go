@@ -1,7 +1,6 @@
 package disk
 
 import (
-	"bytes"
 	"errors"
 	"fmt"
 	"os"
@@ -47,35 +46,6 @@ func image(t *testing.T, guid string, labels ...string) []byte {
 }
 
 func labels() []string { return []string{"EFI", "BOOT", Meta, State, Ephemeral} }
-
-func TestReadGUIDs(t *testing.T) {
-	data := image(t, guidA, Meta, State, Ephemeral)
-	read := func() (*GUIDs, error) { return ReadGUIDs(bytes.NewReader(data), int64(len(data)), 512) }
-	check := func(what string) {
-		t.Helper()
-		g, err := read()
-		if err != nil || g.Disk != guidA || len(g.Partitions) != 3 || g.Partitions[1] != partA {
-			t.Errorf("%s: got %v, %v", what, g, err)
-		}
-	}
-	check("sound")
-	data[512+40] ^= 1
-	check("primary header damaged")
-	data[512+40] ^= 1
-	data[1024] ^= 1
-	check("primary entries damaged")
-	data[len(data)-512] ^= 1
-	_, err := read()
-	if !errors.Is(err, ErrNoGPT) || !strings.Contains(err.Error(), "partition entries checksum") {
-		t.Errorf("both damaged: got error %v", err)
-	}
-	if _, err := ReadGUIDs(bytes.NewReader(data), int64(len(data)), 4096); !errors.Is(err, ErrNoGPT) {
-		t.Errorf("sectors of 4096 bytes: got error %v", err)
-	}
-	if _, err := ReadGUIDs(bytes.NewReader(nil), 0, 512); err == nil || err.Error() != "no GUID partition table: 0 bytes in sectors of 512 bytes" {
-		t.Errorf("empty: got error %v", err)
-	}
-}
 
 // system lays out a sysfs and a /dev with the disks name=GUID, whose images
 // have all labels. The kernel shows the given number of their partitions.
@@ -188,17 +158,4 @@ func TestIncomplete(t *testing.T) {
 	if d, err := Select(disks, "", ""); d != nil || err != nil {
 		t.Errorf("got %v, %v: it is not installed", d, err)
 	}
-}
-
-func FuzzReadGUIDs(f *testing.F) {
-	header := make([]byte, 4096)
-	copy(header[512:], "EFI PART\x00\x00\x01\x00\x5c\x00\x00\x00")
-	f.Add(header, int64(512))
-	f.Fuzz(func(t *testing.T, data []byte, sectorSize int64) {
-		// The checksums keep a fuzzer out: put right ones in.
-		if len(data) >= 1024 && sectorSize == 512 {
-			fixHeader(data)
-		}
-		_, _ = ReadGUIDs(bytes.NewReader(data), int64(len(data)), sectorSize)
-	})
 }

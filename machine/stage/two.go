@@ -108,6 +108,9 @@ func two(s *start) error {
 		if state, ephemeral, onDisk, err = d.Data(); err != nil {
 			return err
 		}
+		if onDisk {
+			s.fit(d)
+		}
 		s.done(console.F("name", name), console.F("guid", d.GUID))
 	} else {
 		s.done(console.F("name", name))
@@ -119,6 +122,9 @@ func two(s *start) error {
 	ephemeralOn, err := s.keep("ephemeral", ephemeralDir, onDisk, ephemeral, loader)
 	if err != nil {
 		return err
+	}
+	if onDisk {
+		s.grow(ephemeral)
 	}
 
 	s.begin("ready")
