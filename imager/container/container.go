@@ -8,6 +8,7 @@ import (
 	"io"
 	"io/fs"
 	"os"
+	"strings"
 
 	"golang.org/x/sys/unix"
 
@@ -42,6 +43,8 @@ type kind struct {
 	open   func(src extent.Source) (*extent.Map, error)
 }
 
+// kinds lists them in the order in which they are tried: an XVA and Compute Engine's
+// archive are tar archives, told from an OVA by the name of their first file.
 func kinds() []kind {
 	return []kind{
 		{"qcow2", 0, "QFI\xfb", qcow2.Open},
@@ -50,42 +53,34 @@ func kinds() []kind {
 		{"raw.zst", 0, "\x28\xb5\x2f\xfd", openCompressed},
 		{"raw.gz", 0, "\x1f\x8b", openCompressed},
 		{"raw.xz", 0, "\xfd7zXZ\x00", openCompressed},
-		{"ova or xva", 257, "ustar", openAppliance},
+		{"xva", 0, "ova.xml\x00", xva.Open},
+		{"gce", 0, gcetar.Name + "\x00", gcetar.Open},
+		{"ova", 257, "ustar", openOVA},
 		{"vhd-dynamic", 0, "conectix", vhd.Open},
 		{"vhd", -512, "conectix", vhd.Open},
 	}
 }
 
-// openCompressed opens a compressed disk, or one in Compute Engine's archive.
 func openCompressed(src extent.Source) (*extent.Map, error) {
 	m, err := compress.Open(src)
-	if err == nil && isTar(m) {
-		return gcetar.Open(src)
-	}
 	if errors.Is(err, compress.ErrSequential) {
 		return nil, fmt.Errorf("%w; unpack it first", err)
 	}
 	return m, err
 }
 
-func isTar(m *extent.Map) bool {
-	var magic [5]byte
-	_, err := m.ReadAt(magic[:], 257)
-	return err == nil && string(magic[:]) == "ustar"
-}
-
-// openAppliance opens a tar archive with a machine: for XenServer, whose first
-// file is ova.xml, or for VMware.
-func openAppliance(src extent.Source) (*extent.Map, error) {
-	name := make([]byte, len("ova.xml\x00"))
-	if _, err := src.ReadAt(name, 0); err == nil && string(name) == "ova.xml\x00" {
-		return xva.Open(src)
-	}
+func openOVA(src extent.Source) (*extent.Map, error) {
 	a, err := ova.Open(src)
 	if err != nil {
 		return nil, err
 	}
 	return a.Disk, nil
+}
+
+func isTar(m *extent.Map) bool {
+	var magic [5]byte
+	_, err := m.ReadAt(magic[:], 257)
+	return err == nil && string(magic[:]) == "ustar"
 }
 
 // Open opens the image in a file or on a block device.
@@ -132,6 +127,10 @@ func open(f *os.File) (*Disk, error) {
 			continue
 		}
 		m, err := k.open(file)
+		if err == nil && strings.HasPrefix(k.format, "raw.") && isTar(m) {
+			k.format = "gce"
+			m, err = gcetar.Open(m)
+		}
 		if err != nil {
 			return nil, err
 		}
