@@ -25,8 +25,11 @@ type Device interface {
 // it: a cut never leaves a part of it.
 const sectorSize = 512
 
-// maxEditFiles bounds the files and directories of a file system that is edited.
-const maxEditFiles = 4096
+// Limits of a file system that is edited.
+const (
+	maxEditFiles   = 4096 // and directories
+	maxEditExtents = 1 << 16
+)
 
 // Editor changes the contents of files in a file system that nobody has mounted,
 // and nothing else: blocks stay allocated, and superblock, descriptors, bitmaps
@@ -40,8 +43,10 @@ type Editor struct {
 // Edit returns an Editor of the file system in the first size bytes of dev. It
 // fails with ErrUnsupported if the file system is not like those of Build, in
 // use, or was not unmounted cleanly, and with ErrCorrupt if it is damaged.
-func Edit(dev Device, size int64) (*Editor, error) {
-	e := &Editor{reader: &reader{r: dev, verify: true}, dev: dev}
+func Edit(dev Device, size int64) (*Editor, error) { return edit(dev, size, true) }
+
+func edit(dev Device, size int64, verify bool) (*Editor, error) {
+	e := &Editor{reader: &reader{r: dev, verify: verify}, dev: dev}
 	if err := e.super(size, &FileSystem{}); err != nil {
 		return nil, err
 	}
@@ -110,6 +115,7 @@ func (e *Editor) load() (map[string]*file, error) {
 	files := map[string]*file{}
 	seen := map[uint32]bool{}
 	w := &walker{reader: e.reader}
+	extents := 0
 	queue := []found{{".", inoRoot}}
 	for ; len(queue) > 0; queue = queue[1:] {
 		name, ino := queue[0].name, queue[0].ino
@@ -118,6 +124,9 @@ func (e *Editor) load() (map[string]*file, error) {
 			return nil, fmt.Errorf("%s: %w", name, err)
 		}
 		files[name] = f
+		if extents += len(f.extents) + len(f.index); extents > maxEditExtents {
+			return nil, unsupported("more than %d extents cannot be edited", maxEditExtents)
+		}
 		if binary.LittleEndian.Uint16(f.raw)&modeType != modeDir {
 			continue
 		}
@@ -254,10 +263,11 @@ func (e *Editor) sync() error {
 	return nil
 }
 
-// guard fails if one of the blocks, which mine are said to own, belongs to
-// anything else as well.
+// guard fails if one of the blocks, which mine are said to own, or an inode table
+// belongs to anything else as well. Other files may share blocks, as those of a
+// directory do in the middle of Rewrite.
 func (e *Editor) guard(files map[string]*file, blocks []run, mine ...*file) error {
-	taken, err := e.metadata()
+	metadata, err := e.metadata()
 	if err != nil {
 		return err
 	}
@@ -268,6 +278,7 @@ func (e *Editor) guard(files map[string]*file, blocks []run, mine ...*file) erro
 		}
 		inodes[f.ino] = true
 	}
+	var others []run
 	for _, f := range files {
 		if slices.Contains(mine, f) {
 			continue
@@ -275,27 +286,26 @@ func (e *Editor) guard(files map[string]*file, blocks []run, mine ...*file) erro
 		if inodes[f.ino] {
 			return corrupt("inode %d is %s and another file", f.ino, f.name)
 		}
-		taken = append(taken, f.owned()...)
+		others = append(others, f.owned()...)
 	}
 	if e.compat&compatJournal != 0 {
 		journal, err := e.file("journal", inoJournal)
 		if err != nil {
 			return fmt.Errorf("journal: %w", err)
 		}
-		taken = append(taken, journal.owned()...)
+		others = append(others, journal.owned()...)
 	}
 	if e.compat&compatResizeInode != 0 {
 		resize, err := e.rawInode(inoResize)
 		if err != nil {
 			return err
 		}
-		taken = append(taken, run{int64(binary.LittleEndian.Uint32(resize[blockMapAt+13*4:])), 1})
+		others = append(others, run{int64(binary.LittleEndian.Uint32(resize[blockMapAt+13*4:])), 1})
 	}
-	for _, b := range blocks {
-		for _, t := range taken {
-			if t.start < b.end() && b.start < t.end() {
-				return corrupt("block %d belongs to %s and to something else; run e2fsck", max(t.start, b.start), path.Dir(mine[0].name))
-			}
+	others, metadata = union(others), union(metadata)
+	for _, pair := range [][2][]run{{union(blocks), others}, {union(blocks), metadata}, {others, metadata}} {
+		if block := intersect(pair[0], pair[1]); block != 0 {
+			return corrupt("block %d belongs to two; run e2fsck", block)
 		}
 	}
 	return nil

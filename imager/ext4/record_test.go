@@ -147,8 +147,8 @@ func want(t testing.TB, tr *tree.Tree, dir string, files []File) *tree.Tree {
 	return out
 }
 
-// edit opens an image for editing.
-func edit(t testing.TB, dev Device, size int) *Editor {
+// editor opens an image for editing.
+func editor(t testing.TB, dev Device, size int) *Editor {
 	t.Helper()
 	e, err := Edit(dev, int64(size))
 	if err != nil {

@@ -40,7 +40,7 @@ func TestRewrite(t *testing.T) {
 	image, tr, _ := slots(t)
 	fsckBytes(t, image)
 	dev := record(image)
-	e := edit(t, dev, len(image))
+	e := editor(t, dev, len(image))
 	for _, step := range []struct {
 		dir               string
 		kernel, initramfs int64
@@ -90,7 +90,7 @@ func debugfsReads(t *testing.T, image []byte, dir string, files []File) {
 // onlySlotChanged wants changes in the slot's blocks and inodes only.
 func onlySlotChanged(t *testing.T, before, after []byte, dir string) {
 	t.Helper()
-	e := edit(t, record(after), len(after))
+	e := editor(t, record(after), len(after))
 	files, err := e.load()
 	if err != nil {
 		t.Fatal(err)
@@ -142,7 +142,7 @@ func upgrade(t *testing.T) (oldTree, newTree *tree.Tree, dev *recorder, image []
 	image, oldTree, _ = slots(t)
 	dev = record(image)
 	files := newSlot(33_333, 70_000)
-	if err := edit(t, dev, len(image)).Rewrite(t.Context(), "A", files); err != nil {
+	if err := editor(t, dev, len(image)).Rewrite(t.Context(), "A", files); err != nil {
 		t.Fatal(err)
 	}
 	return oldTree, want(t, oldTree, "A", files), dev, image
@@ -166,7 +166,7 @@ func checkCut(t *testing.T, what string, b []byte, oldTree, newTree *tree.Tree) 
 	}
 	again := record(b)
 	files := newSlot(50_001, 60_000)
-	if err := edit(t, again, len(b)).Rewrite(t.Context(), "A", files); err != nil {
+	if err := editor(t, again, len(b)).Rewrite(t.Context(), "A", files); err != nil {
 		t.Fatalf("%s: again: %v", what, err)
 	}
 	final, err := Open(again, int64(len(b)))
@@ -243,7 +243,7 @@ func TestCutsFsck(t *testing.T) {
 			}
 		}
 		again := record(states[name])
-		if err := edit(t, again, len(again.now)).Rewrite(t.Context(), "A", newSlot(50_001, 60_000)); err != nil {
+		if err := editor(t, again, len(again.now)).Rewrite(t.Context(), "A", newSlot(50_001, 60_000)); err != nil {
 			t.Fatal(err)
 		}
 		fsckBytes(t, again.now)
@@ -262,7 +262,7 @@ func TestFaults(t *testing.T) {
 		for _, fault := range []error{syscall.EIO, syscall.ENOSPC} {
 			bad := record(image)
 			bad.fail, bad.err = n, fault
-			err := edit(t, bad, len(image)).Rewrite(t.Context(), "A", newSlot(33_333, 70_000))
+			err := editor(t, bad, len(image)).Rewrite(t.Context(), "A", newSlot(33_333, 70_000))
 			if !errors.Is(err, fault) || !strings.HasPrefix(err.Error(), "A: ") || !strings.Contains(err.Error(), "ext4: ") {
 				t.Fatalf("call %d: %v, want %v with the step", n, err, fault)
 			}
@@ -305,7 +305,7 @@ func TestLeaf(t *testing.T) {
 			files[0].Content = pattern{77, byte(blocks)}
 		}
 		dev := record(now)
-		if err := edit(t, dev, len(now)).Rewrite(t.Context(), "A", files); err != nil {
+		if err := editor(t, dev, len(now)).Rewrite(t.Context(), "A", files); err != nil {
 			t.Fatalf("%d blocks: %v", blocks, err)
 		}
 		expected := want(t, tr, "A", files)
@@ -314,7 +314,7 @@ func TestLeaf(t *testing.T) {
 		r := rand.New(rand.NewPCG(5, uint64(blocks)))
 		for i := range 150 {
 			again := record(dev.reordered(r))
-			if err := edit(t, again, len(now)).Rewrite(t.Context(), "A", files); err != nil {
+			if err := editor(t, again, len(now)).Rewrite(t.Context(), "A", files); err != nil {
 				t.Fatalf("%d blocks, order %d: %v", blocks, i, err)
 			}
 			if i%50 == 0 {
@@ -326,7 +326,7 @@ func TestLeaf(t *testing.T) {
 	}
 	files[19].Content = pattern{19 * blockSize, 1}
 	var space *SpaceError
-	err = edit(t, record(now), len(now)).Check("A", append(slices.Clone(files), last))
+	err = editor(t, record(now), len(now)).Check("A", append(slices.Clone(files), last))
 	if !errors.As(err, &space) || *space != (SpaceError{"A", 21 * blockSize, 20 * blockSize}) {
 		t.Errorf("one block too many: %v", err)
 	}

@@ -90,3 +90,19 @@ func countBefore(runs []run, block int64) int64 {
 	}
 	return n
 }
+
+// intersect returns a block that is in both, or 0. Both are in ascending order
+// without overlaps.
+func intersect(a, b []run) int64 {
+	for len(a) > 0 && len(b) > 0 {
+		if start := max(a[0].start, b[0].start); start < min(a[0].end(), b[0].end()) {
+			return max(start, 1)
+		}
+		if a[0].end() <= b[0].end() {
+			a = a[1:]
+		} else {
+			b = b[1:]
+		}
+	}
+	return 0
+}
