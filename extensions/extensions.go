@@ -1,7 +1,8 @@
 // Package extensions reads and writes system extensions: what adds files, above
 // all kernel modules, to an image without touching its base.
 //
-// An extension is a file manifest.yaml and a directory rootfs/. A systemd-sysext
+// An extension is a file manifest.yaml and a directory rootfs/ or, instead of
+// that, its content in a squashfs image, rootfs.sqsh. A systemd-sysext
 // tree is one too: its root file system says in
 // usr/lib/extension-release.d/extension-release.NAME what it is. They come as
 //
@@ -44,6 +45,7 @@ import (
 const (
 	manifestName = "manifest.yaml"
 	rootName     = "rootfs"
+	rootImage    = "rootfs.sqsh"
 )
 
 // Extension is a system extension that has been read and validated.
@@ -124,7 +126,27 @@ func openDir(ctx context.Context, name, arch string, limits Limits) (*Extension,
 	case entries >= limits.Entries:
 		return nil, fmt.Errorf("%w: more than %d entries", ErrHostile, limits.Entries)
 	}
+	if image := t.Lookup(rootImage); image != nil && image.Mode.IsRegular() && t.Lookup(manifestName) != nil {
+		t.Remove(rootImage)
+		if err := graft(t, image.Content); err != nil {
+			return nil, fmt.Errorf("%s: %w", rootImage, err)
+		}
+	}
 	return fromFiles(ctx, t, arch, limits)
+}
+
+// graft puts what a squashfs image holds in the place of the root file system.
+func graft(t *tree.Tree, image tree.Content) error {
+	root, err := squashfs.Open(image, image.Size())
+	if err != nil {
+		return fmt.Errorf("%w: %w", ErrFormat, err)
+	}
+	for name, ino := range root.All() {
+		if err := t.Add(path.Join(rootName, name), ino); err != nil {
+			return fmt.Errorf("%w: %w", ErrFormat, err)
+		}
+	}
+	return nil
 }
 
 // openFile reads a squashfs image or a tar; contents stay in it unless it is

@@ -76,6 +76,9 @@ func forms(o profiles.Output) map[string]form {
 		"vmdk-sparse": {suffix: "vmdk", disk: true, layout: func(i *Image) (*extent.Map, error) {
 			return vmdk.Map(i.Disk, i.vmdkOptions("vmdk-sparse"))
 		}},
+		"containerdisk": {suffix: "containerdisk.tar", disk: true, size: containerDiskSize, write: writeContainerDisk},
+		"installer":     {suffix: "installer.tar", size: installerSize, write: writeInstaller},
+
 		"iso":       {suffix: "iso", layout: isoMap},
 		"pxe":       {suffix: "pxe", files: pxe},
 		"uki":       asset("efi", func(a *assets) extent.Source { return a.uki }),

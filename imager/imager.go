@@ -42,6 +42,9 @@ type Request struct {
 	// They are not put into the image: the machine's firmware must hold them.
 	Certificates []*x509.Certificate
 
+	// Tool is kiln itself, for installer images.
+	Tool extent.Source
+
 	Strict  bool   // refuse what Check only warns of
 	Version string // of kiln
 	Epoch   int64  // time of everything that is made, seconds since 1970

@@ -13,6 +13,7 @@ import (
 
 	"github.com/kilnhq/kiln/imager"
 	"github.com/kilnhq/kiln/imager/base"
+	"github.com/kilnhq/kiln/imager/extent"
 	"github.com/kilnhq/kiln/internal/progress"
 	"github.com/kilnhq/kiln/profiles"
 )
@@ -33,6 +34,7 @@ type buildFlags struct {
 	set        []string
 	strict     bool
 	noSidecars bool
+	program    string
 }
 
 func newBuild(g *globals) *cobra.Command {
@@ -73,6 +75,7 @@ that went into it, FILE.json, and the list of the software in it, FILE.spdx.json
 	c.Flags().StringArrayVar(&f.certs, "module-certificate", nil, moduleCertificateUsage)
 	c.Flags().BoolVar(&f.strict, "strict", false, "refuse what 'kiln extension check' warns of")
 	c.Flags().BoolVar(&f.noSidecars, "no-sidecars", false, "do not write FILE.sha256, FILE.json and FILE.spdx.json")
+	c.Flags().StringVar(&f.program, "installer-program", "", "kiln for installer images, static and for their architecture (default: this program)")
 	c.Flags().StringVar(&f.cache, "cache", "", "directory of the cache of compressed layers (default: kiln in the user's cache directory)")
 	return c
 }
@@ -106,6 +109,9 @@ func build(ctx context.Context, c *cobra.Command, r *progress.Reporter, name str
 			return fmt.Errorf("uki.splash: %w", err)
 		}
 	}
+	if req.Tool, err = tool(f.program); err != nil {
+		return err
+	}
 	dir, done, err := cacheDir(f.cache)
 	if err != nil {
 		return err
@@ -135,6 +141,17 @@ func build(ctx context.Context, c *cobra.Command, r *progress.Reporter, name str
 		}
 	}
 	return nil
+}
+
+// tool is kiln as a file.
+func tool(name string) (extent.Source, error) {
+	if name == "" {
+		var err error
+		if name, err = os.Executable(); err != nil {
+			return nil, err
+		}
+	}
+	return extent.File(name)
 }
 
 // maxSplash bounds the picture in a UKI, in bytes.

@@ -74,6 +74,7 @@ type Base struct {
 	Config Config
 	Digest string // of the manifest, "sha256:…"
 	parts  map[string]Part
+	layout *ocilayout.Manifest
 
 	modules func() (*Modules, error)
 }
@@ -102,7 +103,7 @@ func open(path, arch string) (*Base, error) {
 	if err != nil {
 		return nil, layoutError(err)
 	}
-	b := &Base{Digest: m.Digest.String(), parts: map[string]Part{}}
+	b := &Base{Digest: m.Digest.String(), parts: map[string]Part{}, layout: m}
 	b.modules = sync.OnceValues(b.readModules)
 	for _, l := range m.Layers {
 		name := l.Annotations[titleKey]
@@ -134,6 +135,10 @@ func open(path, arch string) (*Base, error) {
 	}
 	return b, nil
 }
+
+// Layout returns the files of an OCI image layout with this base alone, by their
+// paths.
+func (b *Base) Layout() (map[string]extent.Source, error) { return b.layout.Files(b.Config.Arch) }
 
 // Part returns the part of the given name. A missing one is ErrPart.
 func (b *Base) Part(name string) (Part, error) {

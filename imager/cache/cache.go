@@ -22,8 +22,15 @@ type Dir string
 
 // Entry is a file in the cache.
 type Entry struct {
+	Key     string
 	Content *extent.FileSource
 	SHA256  string // lower-case hexadecimal
+}
+
+// Record returns what a cache has in KEY.json of the content, which is in KEY.bin.
+func (e Entry) Record() []byte {
+	data, _ := json.Marshal(record{e.SHA256, e.Content.Size()}) // never fails
+	return data
 }
 
 // record is stored beside each file.
@@ -68,7 +75,7 @@ func (d Dir) Get(ctx context.Context, key string, build func(context.Context, *o
 	if err != nil {
 		return Entry{}, false, err
 	}
-	return Entry{src, rec.SHA256}, false, nil
+	return Entry{key, src, rec.SHA256}, false, nil
 }
 
 // lookup returns the entry if it is there and its content is what was stored.
@@ -90,7 +97,7 @@ func (d Dir) lookup(key string) (Entry, bool) {
 		return Entry{}, false
 	}
 	src, err := extent.File(f.Name())
-	return Entry{src, want.SHA256}, err == nil
+	return Entry{key, src, want.SHA256}, err == nil
 }
 
 func measure(f *os.File) (record, error) {

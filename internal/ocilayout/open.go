@@ -77,7 +77,7 @@ func (m *Manifest) Blob(d v1.Descriptor) (*extent.FileSource, error) {
 	if b, err := hex.DecodeString(d.Digest.Hex); d.Digest.Algorithm != "sha256" || err != nil || len(b) != sha256.Size {
 		return nil, fmt.Errorf("%w: digest %q, want sha256:…", ErrFormat, d.Digest)
 	}
-	src, err := openFile(filepath.Join(m.dir, "blobs", "sha256", d.Digest.Hex))
+	src, err := openFile(m.path(d.Digest))
 	if err != nil {
 		return nil, err
 	}
@@ -86,6 +86,8 @@ func (m *Manifest) Blob(d v1.Descriptor) (*extent.FileSource, error) {
 	}
 	return src, nil
 }
+
+func (m *Manifest) path(h v1.Hash) string { return filepath.Join(m.dir, filepath.FromSlash(blobName(h))) }
 
 // ReadBlob returns the content of a blob of at most limit bytes, compared with its
 // digest.

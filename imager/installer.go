@@ -1,0 +1,269 @@
+package imager
+
+import (
+	"bytes"
+	"context"
+	"crypto/x509"
+	"debug/elf"
+	"encoding/json"
+	"encoding/pem"
+	"errors"
+	"fmt"
+	"io"
+	"io/fs"
+	"path"
+	"strings"
+	"time"
+
+	v1 "github.com/google/go-containerregistry/pkg/v1"
+	"go.yaml.in/yaml/v4"
+
+	"github.com/kilnhq/kiln/extensions"
+	"github.com/kilnhq/kiln/imager/extent"
+	"github.com/kilnhq/kiln/imager/ocidisk"
+	"github.com/kilnhq/kiln/imager/qcow2"
+	"github.com/kilnhq/kiln/internal/ocilayout"
+	"github.com/kilnhq/kiln/rootfs/ociimage"
+	"github.com/kilnhq/kiln/rootfs/tree"
+)
+
+// SourceFile is the file of a source directory that says what is in it.
+const SourceFile = "source.json"
+
+// SourceVariable is the environment variable with the source directory of an
+// installer image.
+const SourceVariable = "KILN_SOURCE"
+
+// Source is what an installer installs: the inputs of Compose, in a directory.
+// Paths are relative to it.
+type Source struct {
+	Version      int      `json:"version"` // of this format: 1
+	Kiln         string   `json:"kiln"`    // version of the tool that made it
+	Profile      string   `json:"profile"`
+	Base         string   `json:"base"`
+	Extensions   []string `json:"extensions"`
+	KernelArgs   []string `json:"kernelArgs"`
+	Certificates string   `json:"certificates,omitempty"` // PEM
+	Cache        string   `json:"cache"`
+	Strict       bool     `json:"strict"`
+	Epoch        int64    `json:"epoch"`
+}
+
+const (
+	sourceDir = "kiln" // in the image
+	toolPath  = "usr/bin/kiln"
+)
+
+// imageConfig is what the OCI images of i say about themselves.
+func (i *Image) imageConfig() ociimage.Config {
+	r := i.request
+	return ociimage.Config{
+		Architecture: r.Profile.Arch, Created: time.Unix(r.Epoch, 0).UTC(), CreatedBy: strings.TrimSpace("kiln " + r.Version),
+		Labels: map[string]string{"org.opencontainers.image.title": "kiln " + r.Profile.Name, "org.opencontainers.image.version": r.Version},
+	}
+}
+
+// tag is the name and the tag of an OCI image, in the letters that are allowed.
+func (i *Image) tag(name string) string {
+	version := strings.Map(func(r rune) rune {
+		if strings.ContainsRune("abcdefghijklmnopqrstuvwxyzABCDEFGHIJKLMNOPQRSTUVWXYZ0123456789._-", r) {
+			return r
+		}
+		return '-'
+	}, i.request.Version)
+	if version = strings.TrimLeft(version, ".-"); version == "" {
+		version = "latest"
+	}
+	return name + ":" + version[:min(len(version), 128)]
+}
+
+// writeArchive writes an OCI image so that docker loads it.
+func writeArchive(ctx context.Context, w io.Writer, img v1.Image, tag string, progress func(int64)) error {
+	return ocilayout.WriteArchive(ctx, &observer{ctx, w, progress}, img, tag)
+}
+
+// writeContainerDisk writes the image from which KubeVirt starts machines.
+func writeContainerDisk(ctx context.Context, i *Image, w io.Writer, progress func(int64)) error {
+	disk, err := qcow2.Map(i.Disk, 0)
+	if err != nil {
+		return err
+	}
+	img, err := ocidisk.ContainerDisk(ctx, "disk.qcow2", disk, i.imageConfig(), ociimage.None)
+	if err != nil {
+		return err
+	}
+	return writeArchive(ctx, w, img, i.tag("kiln-"+i.request.Profile.Name), progress)
+}
+
+// containerDiskSize is about the size of the archive.
+func containerDiskSize(i *Image) int64 {
+	m, err := qcow2.Map(i.Disk, 0)
+	if err != nil {
+		return 0
+	}
+	return m.Size()
+}
+
+// writeInstaller writes the image that installs onto disks.
+func writeInstaller(ctx context.Context, i *Image, w io.Writer, progress func(int64)) error {
+	img, err := i.installer(ctx)
+	if err != nil {
+		return err
+	}
+	return writeArchive(ctx, w, img, i.tag("kiln"), progress)
+}
+
+// installerSize is about the size of the archive.
+func installerSize(i *Image) int64 {
+	n := int64(0)
+	if i.request.Tool != nil {
+		n += i.request.Tool.Size()
+	}
+	files, err := i.request.Base.Layout()
+	if err != nil {
+		return n
+	}
+	for _, f := range files {
+		n += f.Size()
+	}
+	return n
+}
+
+// installer is an OCI image with kiln itself and what it needs to compose the
+// disk again, on the machine that it is for. What changes least is lowest: the
+// base is a layer of its own, which versions share, and so is each extension.
+func (i *Image) installer(ctx context.Context) (v1.Image, error) {
+	r := i.request
+	if err := checkTool(r.Tool, r.Profile.Arch); err != nil {
+		return nil, err
+	}
+	source := Source{
+		Version: 1, Kiln: r.Version, Profile: "profile.yaml", Base: "base", Extensions: []string{}, KernelArgs: r.KernelArgs,
+		Cache: "cache", Strict: r.Strict, Epoch: r.Epoch,
+	}
+	base, err := r.Base.Layout()
+	if err != nil {
+		return nil, err
+	}
+	contents := map[string]tree.Content{}
+	for name, src := range base {
+		contents[path.Join(sourceDir, source.Base, name)] = src
+	}
+	trees := make([]*tree.Tree, 1, len(r.Extensions)+3)
+	if trees[0], err = fileTree(contents, r.Base.Config.Epoch); err != nil {
+		return nil, err
+	}
+	for n, e := range r.Extensions {
+		name := fmt.Sprintf("extensions/%02d-%s", n, e.Manifest.Metadata.Name)
+		source.Extensions = append(source.Extensions, name)
+		t, err := i.extensionTree(ctx, e, name, source.Cache)
+		if err != nil {
+			return nil, fmt.Errorf("extension %s: %w", e, err)
+		}
+		trees = append(trees, t)
+	}
+	tool, err := fileTree(map[string]tree.Content{toolPath: r.Tool}, r.Epoch)
+	if err != nil {
+		return nil, err
+	}
+	tool.Lookup(toolPath).Mode = 0o755
+	settings, err := i.settings(source)
+	if err != nil {
+		return nil, err
+	}
+	var layers []v1.Layer
+	for _, t := range append(trees, tool, settings) {
+		l, err := ociimage.Layer(ctx, t, ociimage.None)
+		if err != nil {
+			return nil, err
+		}
+		layers = append(layers, l)
+	}
+	config := i.imageConfig()
+	config.Entrypoint = []string{"/" + toolPath}
+	config.Env = []string{"PATH=/usr/bin", SourceVariable + "=/" + sourceDir}
+	return ociimage.Image(config, layers...)
+}
+
+// extensionTree is an extension as a directory, and its compressed layer in a
+// cache, which is the same file.
+func (i *Image) extensionTree(ctx context.Context, e *extensions.Extension, name, cache string) (*tree.Tree, error) {
+	whole, err := e.Tree(i.request.Epoch)
+	if err != nil {
+		return nil, err
+	}
+	entry, _, err := extensions.Layer(ctx, i.request.Cache, e.RootFS)
+	if err != nil {
+		return nil, err
+	}
+	files := map[string]tree.Content{
+		path.Join(sourceDir, name, "manifest.yaml"):    whole.Lookup("manifest.yaml").Content,
+		path.Join(sourceDir, name, "rootfs.sqsh"):      entry.Content,
+		path.Join(sourceDir, cache, entry.Key+".json"): extent.Bytes(entry.Record()),
+	}
+	t, err := fileTree(files, i.request.Epoch)
+	if err != nil {
+		return nil, err
+	}
+	return t, t.Add(path.Join(sourceDir, cache, entry.Key+".bin"), t.Lookup(path.Join(sourceDir, name, "rootfs.sqsh")))
+}
+
+// settings are the small files of the source.
+func (i *Image) settings(source Source) (*tree.Tree, error) {
+	r := i.request
+	profile := *r.Profile
+	profile.Extends, profile.Extensions = "", nil
+	profile.Output.Format = "raw"
+	data, err := yaml.Marshal(&profile)
+	if err != nil {
+		return nil, err
+	}
+	files := map[string]tree.Content{path.Join(sourceDir, source.Profile): bytes.NewReader(data)}
+	if len(r.Certificates) > 0 {
+		source.Certificates = "certificates.pem"
+		files[path.Join(sourceDir, source.Certificates)] = bytes.NewReader(encodeCertificates(r.Certificates))
+	}
+	if data, err = json.MarshalIndent(source, "", "  "); err != nil {
+		return nil, err
+	}
+	files[path.Join(sourceDir, SourceFile)] = bytes.NewReader(append(data, '\n'))
+	t, err := fileTree(files, r.Epoch)
+	if err != nil {
+		return nil, err
+	}
+	if r.Profile.MachineConfig != "" {
+		t.Lookup(path.Join(sourceDir, source.Profile)).Mode = 0o600
+	}
+	// What is installed from is written nowhere; /tmp is for what is spooled.
+	return t, t.Add("tmp", &tree.Inode{Mode: fs.ModeDir | fs.ModeSticky | 0o777, ModTime: r.Epoch})
+}
+
+func encodeCertificates(list []*x509.Certificate) []byte {
+	var out []byte
+	for _, c := range list {
+		out = append(out, pem.EncodeToMemory(&pem.Block{Type: "CERTIFICATE", Bytes: c.Raw})...)
+	}
+	return out
+}
+
+// checkTool refuses a program that does not run in the image.
+func checkTool(tool extent.Source, arch string) error {
+	if tool == nil {
+		return errors.New("no program to put into the installer image")
+	}
+	f, err := elf.NewFile(tool)
+	if err != nil {
+		return refuse("the program for the installer image: %v", err)
+	}
+	defer f.Close()
+	got := map[elf.Machine]string{elf.EM_X86_64: "amd64", elf.EM_AARCH64: "arm64"}[f.Machine]
+	if got != arch {
+		return refuse("the program for the installer image is for %s, the image for %s; give kiln for %s with --installer-program", f.Machine, arch, arch)
+	}
+	for _, p := range f.Progs {
+		if p.Type == elf.PT_INTERP {
+			return refuse("the program for the installer image is linked dynamically; build kiln with CGO_ENABLED=0, or give another one with --installer-program")
+		}
+	}
+	return nil
+}
