@@ -4,7 +4,6 @@ import (
 	"context"
 	"errors"
 	"fmt"
-	"io/fs"
 	"os"
 	"syscall"
 	"time"
@@ -67,8 +66,7 @@ func (h Host) tryLock(d *Device, flags int) (*Target, error) {
 	switch {
 	case errors.Is(err, syscall.EBUSY):
 		return nil, d.refuse(ErrInUse, "it, or a partition of it, is mounted or opened exclusively, maybe outside of this container; see 'lsblk' and 'fuser -v %s' on the host", d.Path)
-	case errors.Is(err, fs.ErrPermission) && flags&unix.O_EXCL != 0 && attributes(h.class()+"/"+d.Name).text("ro") == "1",
-		errors.Is(err, syscall.EROFS):
+	case errors.Is(err, syscall.EROFS):
 		return nil, d.refuse(ErrReadOnly, "%v", err)
 	case err != nil:
 		return nil, explain(d, err)
@@ -91,6 +89,10 @@ func (t *Target) claim() error {
 		}
 		if number := formatNumber(st.Rdev); st.Mode&unix.S_IFMT != unix.S_IFBLK || number != d.Number {
 			return d.refuse(ErrChanged, "it is the device %s and was %s", number, d.Number)
+		}
+		// Most drivers let one open what cannot be written.
+		if ro, err := unix.IoctlGetUint32(t.fd(), unix.BLKROGET); err == nil && ro != 0 {
+			return d.refuse(ErrReadOnly, "%s", readOnlyNext)
 		}
 	}
 	err := unix.Flock(t.fd(), unix.LOCK_EX|unix.LOCK_NB)

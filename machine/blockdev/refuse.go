@@ -66,7 +66,7 @@ func (d *Device) Check(minimum int64) error {
 		errs = append(errs, d.refuse(why, "%s; %s", u, next))
 	}
 	if d.ReadOnly {
-		next := "the kernel does not allow writing; see 'blockdev --getro' and the switch on the medium"
+		next := readOnlyNext
 		if d.Kind == File {
 			next = "nobody may write the file; run 'chmod u+w'"
 		}
@@ -82,6 +82,8 @@ func (d *Device) Check(minimum int64) error {
 	}
 	return errors.Join(errs...)
 }
+
+const readOnlyNext = "the kernel does not allow writing; see 'blockdev --getro' and the switch on the medium"
 
 func (d *Device) notDisk() error {
 	if d.Kind == Partition {
