@@ -1,7 +1,8 @@
 // Package fat lays out FAT32 file systems from file trees, once, without writing
 // anything: Build returns an extent map in which the contents of files stay
 // where they are and everything unused is a hole. Open reads FAT12, FAT16 and
-// FAT32 file systems back, whoever made them.
+// FAT32 file systems back, whoever made them, and Edit changes FAT16 and FAT32
+// in place.
 //
 // The format is Microsoft's "FAT: General Overview of On-Disk Format", version
 // 1.03 of 2000, to which the UEFI specification refers in section 13.3. A
@@ -35,6 +36,30 @@
 //
 // Holes must read as zeros once the map is written: write it to a new file or
 // to a device that was zeroed.
+//
+// # Power cuts
+//
+// An Editor counts on no more than this of a device: each 512 bytes are written
+// whole or not at all, and what was written before a Sync is there when it
+// returns; between two Syncs writes arrive in any order. A cut at any point
+// leaves files that are not being changed as they are, and:
+//
+//   - Create: contents, directories and both FATs are written and synced, then the
+//     sector with the entry, or the link to the cluster that its directory grows
+//     by. The name does not exist or has all of its content.
+//   - Rename: one sector has the old name and then the new one. If it does not
+//     have room for both, there may be two names of the one file.
+//   - Replace: the one sector with the entry of the name that is replaced has
+//     the old content and then the new one. If the other name is not in that
+//     sector too, there may be two names of the new content.
+//   - Remove: the sector with the entry, a Sync, then the FATs.
+//
+// What a cut leaves otherwise is clusters that belong to nothing, FATs that
+// differ, a wrong count in FSInfo and parts of long names without a short one.
+// Edit takes for free whatever no directory reaches, believes the first FAT
+// unless it cannot be read, and the first change corrects the rest. Open and Edit
+// accept two names of a file in one directory; a checker such as fsck.fat would
+// empty one of them, so a cut Rename or Replace is to be called again first.
 package fat
 
 import (
@@ -46,7 +71,7 @@ import (
 	"github.com/kilnhq/kiln/rootfs/tree"
 )
 
-// Errors returned, wrapped, by Build, MinSize and Open.
+// Errors returned, wrapped, by this package.
 var (
 	ErrOptions     = errors.New("invalid option")
 	ErrUnsupported = errors.New("not possible in FAT")
@@ -73,13 +98,21 @@ type Options struct {
 	HiddenSectors uint32 // sectors of the disk before the partition
 }
 
-// SpaceError is returned, wrapped, by Build when the tree does not fit.
+// SpaceError is returned, wrapped, when there is no room: by Build for a tree and
+// by the methods of Editor for a file.
 type SpaceError struct {
-	Need int64 // bytes: the smallest Options.Size that would do, as MinSize
-	Have int64 // bytes: Options.Size
+	// Need is, in bytes, the smallest Options.Size that would do, as MinSize; or
+	// the clusters that a change takes.
+	Need int64
+	Have int64 // Options.Size; or Editor.Free
+
+	inside bool // said by an Editor
 }
 
 func (e *SpaceError) Error() string {
+	if e.inside {
+		return fmt.Sprintf("no space: %d bytes are needed and %d are free; remove a file first", e.Need, e.Have)
+	}
 	return fmt.Sprintf("no space: it needs a FAT32 partition of %d bytes, this one has %d; enlarge the partition or put less into it", e.Need, e.Have)
 }
 

@@ -218,7 +218,7 @@ func TestMinSize(t *testing.T) {
 		}
 		opts.Size = least - int64(tt.sector)
 		var space *SpaceError
-		if _, err := Build(tt.tree, opts); !errors.As(err, &space) || *space != (SpaceError{least, opts.Size}) {
+		if _, err := Build(tt.tree, opts); !errors.As(err, &space) || *space != (SpaceError{Need: least, Have: opts.Size}) {
 			t.Errorf("%s: a sector less: %v, want that it needs %d", tt.name, err, least)
 		}
 		opts.Size = least

@@ -114,17 +114,25 @@ func aliases(names []string) ([]shortName, error) {
 			continue
 		}
 		key := newShortName(base, ext)
-		for n := last[key] + 1; ; n++ {
-			tail := "~" + strconv.Itoa(n)
-			if len(tail) > 7 {
-				return nil, unsupported("too many similar names")
-			}
-			s := newShortName(base[:min(len(base), 8-len(tail))]+tail, ext)
-			if !used[s] {
-				out[i], last[key], used[s] = s, n, true
-				break
-			}
+		var err error
+		if out[i], last[key], err = numbered(base, ext, last[key]+1, used); err != nil {
+			return nil, err
 		}
+		used[out[i]] = true
 	}
 	return out, nil
+}
+
+// numbered returns the first short name that is not in use, and its number.
+func numbered(base, ext string, first int, used map[shortName]bool) (shortName, int, error) {
+	for n := first; ; n++ {
+		tail := "~" + strconv.Itoa(n)
+		if len(tail) > 7 {
+			return shortName{}, 0, unsupported("too many similar names")
+		}
+		s := newShortName(base[:min(len(base), 8-len(tail))]+tail, ext)
+		if !used[s] {
+			return s, n, nil
+		}
+	}
 }

@@ -35,12 +35,15 @@ type FileSystem struct {
 	Tree *tree.Tree
 }
 
-// reader knows where things are in an image. Numbers of sectors are in bytes.
+// reader knows where things are in an image. All its numbers but those of
+// clusters are in bytes.
 type reader struct {
 	src      extent.Source
 	bits     int
+	sector   int64
 	fat      int64 // where the first FAT is
 	fatBytes int64
+	fats     int64 // how many there are
 	rootAt   int64 // where the root directory is, FAT12 and FAT16
 	rootSize int64
 	root     int64 // cluster of the root directory, FAT32
@@ -65,7 +68,6 @@ func Open(r io.ReaderAt, size int64) (*FileSystem, error) {
 	if err := x.parameters(size, fs); err != nil {
 		return nil, err
 	}
-	x.used = make([]uint64, ceil(x.clusters+rootCluster, 64))
 	w := walker{reader: x, fs: fs}
 	if err := w.walk(); err != nil {
 		return nil, err
@@ -124,7 +126,7 @@ func (x *reader) parameters(size int64, fs *FileSystem) error {
 		return corrupt("%d sectors of %d bytes, but the image has only %d bytes", sectors, sector, size)
 	}
 	x.cluster = perCluster * sector
-	x.fat, x.fatBytes = reserved*sector, fatSize*sector
+	x.sector, x.fat, x.fatBytes, x.fats = sector, reserved*sector, fatSize*sector, fats
 	x.rootAt, x.rootSize = x.fat+fats*x.fatBytes, rootEntries*entrySize
 	x.data = x.rootAt + ceil(x.rootSize, sector)*sector
 	if reserved == 0 || fats == 0 || fatSize == 0 || x.data > sectors*sector || (rootEntries == 0) != wide {
@@ -146,11 +148,36 @@ func (x *reader) parameters(size int64, fs *FileSystem) error {
 	if need := (x.clusters + rootCluster) * int64(x.bits) / 8; need > x.fatBytes || x.clusters > maxClusters {
 		return corrupt("%d clusters, but the FAT has only %d bytes", x.clusters, x.fatBytes)
 	}
+	x.used = make([]uint64, ceil(x.clusters+rootCluster, 64))
 	fs.Bits, fs.Size, fs.Cluster = x.bits, sectors*sector, x.cluster
 	if ext[2] == extended {
 		fs.VolumeID = le.Uint32(ext[3:])
 	}
 	return nil
+}
+
+// readFAT fills p, which is whole sectors, from byte off of the first FAT. Of a
+// sector that cannot be read it takes the copy.
+func (x *reader) readFAT(p []byte, off int64) error {
+	err := x.readAt(p, x.fat+off)
+	if err == nil {
+		return nil
+	}
+	for i := int64(0); i < int64(len(p)); i += x.sector {
+		if !x.readCopy(p[i:i+x.sector], off+i) {
+			return err
+		}
+	}
+	return nil
+}
+
+func (x *reader) readCopy(p []byte, off int64) bool {
+	for n := range x.fats {
+		if x.readAt(p, x.fat+n*x.fatBytes+off) == nil {
+			return true
+		}
+	}
+	return false
 }
 
 // next returns the entry of a cluster in the FAT.
@@ -162,7 +189,7 @@ func (x *reader) next(cluster int64) (int64, error) {
 			clear(x.pages)
 		}
 		page = make([]byte, min(pageSize, x.fatBytes-off/pageSize*pageSize))
-		if err := x.readAt(page, x.fat+off/pageSize*pageSize); err != nil {
+		if err := x.readFAT(page, off/pageSize*pageSize); err != nil {
 			return 0, err
 		}
 		x.pages[off/pageSize] = page
@@ -188,19 +215,13 @@ func (x *reader) isEnd(entry int64) bool {
 }
 
 // chain returns the content that begins in a cluster: size bytes, or up to the
-// end mark but at most limit bytes if size is negative. Every cluster may be in
-// one chain only, which bounds the work and refuses loops.
+// end mark but at most limit bytes if size is negative. A file may have clusters
+// beyond its size, which are its own too. Every cluster may be in one chain only,
+// which bounds the work and refuses loops.
 func (x *reader) chain(cluster, size, limit int64) (*extent.Map, error) {
-	type run struct{ first, n int64 }
-	var runs []run
+	var runs []span
 	var total int64
-	for size < 0 || total*x.cluster < size {
-		if x.isEnd(cluster) {
-			if size >= 0 {
-				return nil, corrupt("%d clusters of %d bytes for %d bytes", total, x.cluster, size)
-			}
-			break
-		}
+	for !x.isEnd(cluster) {
 		i := cluster - rootCluster
 		if i < 0 || i >= x.clusters {
 			return nil, corrupt("cluster %d, there are %d to %d", cluster, rootCluster, x.clusters+rootCluster-1)
@@ -213,18 +234,17 @@ func (x *reader) chain(cluster, size, limit int64) (*extent.Map, error) {
 		if total++; size < 0 && total*x.cluster > limit {
 			return nil, corrupt("a directory of more than %d bytes", limit)
 		}
-		if n := len(runs); n > 0 && runs[n-1].first+runs[n-1].n == cluster {
-			runs[n-1].n++
-		} else {
-			if x.runs++; x.runs > maxRuns {
-				return nil, corrupt("more than %d fragments", maxRuns)
-			}
-			runs = append(runs, run{cluster, 1})
+		if runs = appendSpan(runs, cluster); len(runs) > maxRuns-x.runs {
+			return nil, corrupt("more than %d fragments", maxRuns)
 		}
 		var err error
 		if cluster, err = x.next(cluster); err != nil {
 			return nil, err
 		}
+	}
+	x.runs += len(runs)
+	if total*x.cluster < size {
+		return nil, corrupt("%d clusters of %d bytes for %d bytes", total, x.cluster, size)
 	}
 	if size < 0 {
 		size = total * x.cluster
@@ -233,7 +253,10 @@ func (x *reader) chain(cluster, size, limit int64) (*extent.Map, error) {
 	var off int64
 	for _, r := range runs {
 		n := min(r.n*x.cluster, size-off)
-		sec, err := extent.Section(x.src, x.data+(r.first-rootCluster)*x.cluster, n)
+		if n == 0 {
+			break
+		}
+		sec, err := extent.Section(x.src, x.offset(r.first), n)
 		if err == nil {
 			err = m.Put(off, sec)
 		}
@@ -243,6 +266,22 @@ func (x *reader) chain(cluster, size, limit int64) (*extent.Map, error) {
 		off += n
 	}
 	return m, nil
+}
+
+// offset returns where a cluster is.
+func (x *reader) offset(cluster int64) int64 {
+	return x.data + (cluster-rootCluster)*x.cluster
+}
+
+// span is so many clusters that follow each other.
+type span struct{ first, n int64 }
+
+func appendSpan(runs []span, cluster int64) []span {
+	if n := len(runs); n > 0 && runs[n-1].first+runs[n-1].n == cluster {
+		runs[n-1].n++
+		return runs
+	}
+	return append(runs, span{cluster, 1})
 }
 
 // parseLabel returns the name of a volume; it has no dot.

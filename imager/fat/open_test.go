@@ -60,7 +60,7 @@ func TestOpenErrors(t *testing.T) {
 		{link(4, 0x0FFFFFF7), ErrCorrupt, "dir/FILE: corrupt FAT file system: cluster 268435447, there are 2 to "},
 		{set(dir, '/'), ErrCorrupt, `dir: corrupt FAT file system: file name "/ILE"`},
 		{set(dir+atFileSize+3, 0xFF), ErrCorrupt, "dir/FILE: corrupt FAT file system: 3 clusters of 512 bytes for "},
-		{func(b []byte) []byte { copy(b[dir+entrySize:], b[dir:][:entrySize-4]); return b }, ErrCorrupt, "dir/FILE: corrupt FAT file system: dir/FILE: exists already"},
+		{func(b []byte) []byte { copy(b[dir+entrySize:], b[dir:][:atClusterLow]); return b }, ErrCorrupt, "dir/FILE: corrupt FAT file system: dir/FILE: exists already"},
 	} {
 		copy(b, image)
 		changed := tt.change(b)

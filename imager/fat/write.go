@@ -24,6 +24,7 @@ const (
 
 	// These are FAT32's.
 	atFATSize32   = 36 // u32
+	atExtFlags    = 40 // u16
 	atVersion     = 42 // u16, 0
 	atRootCluster = 44 // u32
 	atInfo        = 48 // u16, sector of FSInfo
@@ -34,6 +35,8 @@ const (
 	atLabel       = 71 // 11 bytes
 	atType        = 82 // 8 bytes, for people only
 	atCode        = 90
+
+	noMirror = 0x80 // in the flags: only one FAT is written
 
 	atSignature = 510 // 55 AA, with sectors of 4096 bytes too
 
