@@ -1,85 +1,52 @@
 package compress
 
 import (
-	"context"
-	"io"
+	"fmt"
 	"os"
-	"os/exec"
 	"path/filepath"
 	"testing"
-	"time"
 
-	"golang.org/x/sys/unix"
-
+	"github.com/kilnhq/kiln/imager/disktest"
 	"github.com/kilnhq/kiln/imager/extent"
-	"github.com/kilnhq/kiln/internal/oracle"
 )
 
-// BenchmarkWrite compresses a disk of 1 GiB with 256 MiB that are compressed
-// already and 16 MiB that are not. It reports the processor time of what cp
-// --sparse=always and the usual program take for the same as a multiple.
+// writeFile compresses a disk at the default level.
+func writeFile(b *testing.B, path string, disk *extent.Map, f Format) {
+	b.Helper()
+	file, err := os.Create(path)
+	if err != nil {
+		b.Fatal(err)
+	}
+	defer file.Close()
+	if err := Write(b.Context(), file, disk, Options{Format: f}, nil); err != nil {
+		b.Fatal(err)
+	}
+}
+
+// BenchmarkWrite compares with the usual programs, and zstd with cp too: what is
+// compressed already is to be written at the speed of the disk.
 func BenchmarkWrite(b *testing.B) {
-	dir := b.TempDir()
-	raw := filepath.Join(dir, "disk.raw")
-	const size = 1 << 30
-	f, err := os.Create(raw)
-	if err != nil {
-		b.Fatal(err)
-	}
-	m := disk(b, size, part{5 * mib, noise(1, 256*mib)}, part{700 * mib, text(16 * mib)})
-	if err := extent.WriteSparse(context.Background(), f, m, nil); err != nil {
-		b.Fatal(err)
-	}
-	if err := f.Close(); err != nil {
-		b.Fatal(err)
-	}
-	src, err := extent.File(raw)
-	if err != nil {
-		b.Fatal(err)
-	}
-	onDisk := extent.New(size)
-	for _, x := range m.Extents() {
-		s, err := extent.Section(src, x.Offset, x.Length)
-		if err != nil {
-			b.Fatal(err)
-		}
-		if err := onDisk.Put(x.Offset, s); err != nil {
-			b.Fatal(err)
-		}
-	}
-	cp := cpuOf(b, "cp", "--sparse=always", raw, filepath.Join(dir, "copy"))
-	for _, f := range []Format{Zstd, Gzip, XZ} {
-		b.Run(string(f), func(b *testing.B) {
-			b.SetBytes(onDisk.Allocated())
-			start := ownCPU(b)
-			for b.Loop() {
-				if err := Write(context.Background(), io.Discard, onDisk, Options{Format: f}, nil); err != nil {
-					b.Fatal(err)
-				}
-			}
-			each := (ownCPU(b) - start) / time.Duration(b.N)
-			b.ReportMetric(each.Seconds(), "cpu-s/op")
-			b.ReportMetric(each.Seconds()/cp.Seconds(), "x-cp")
-			if f == Zstd { // the others take minutes
-				tool := cpuOf(b, "zstd", "-q", "-3", "-f", raw, "-o", filepath.Join(dir, "disk.zst"))
-				b.ReportMetric(each.Seconds()/tool.Seconds(), "x-zstd")
-			}
+	small := filepath.Join(b.TempDir(), "disk.raw")
+	disktest.Write(b, small, disktest.Mixed(b, 16<<20, 32))
+	versus := func(p disktest.Payload, f Format, program string, args ...string) {
+		b.Run(fmt.Sprintf("%s/%s-%s", p.Name, f, program), func(b *testing.B) {
+			disktest.Versus(b, func(b *testing.B, path string) { writeFile(b, path, p.Disk, f) }, program, args...)
 		})
 	}
+	for _, p := range disktest.Payloads(b) {
+		versus(p, Zstd, "cp", "--sparse=always", p.Raw)
+		versus(p, Zstd, "zstd", "-q", "-f", p.Raw, "-o")
+	}
+	// The others take minutes for more.
+	p := disktest.Payload{Name: "small", Raw: small, Disk: disktest.Sparse(b, small)}
+	versus(p, Gzip, "sh", "-c", "gzip -c "+small+` > "$0"`)
+	versus(p, XZ, "sh", "-c", "xz -c "+small+` > "$0"`)
 }
 
-func cpuOf(b *testing.B, name string, args ...string) time.Duration {
-	cmd := exec.Command(oracle.Tool(b, name), args...)
-	if out, err := cmd.CombinedOutput(); err != nil {
-		b.Fatalf("%v: %s", err, out)
+func BenchmarkMemory(b *testing.B) {
+	for _, f := range []Format{Zstd, Gzip} {
+		b.Run(string(f), func(b *testing.B) {
+			disktest.Memory(b, func(b *testing.B, path string, disk *extent.Map) { writeFile(b, path, disk, f) })
+		})
 	}
-	return cmd.ProcessState.UserTime() + cmd.ProcessState.SystemTime()
-}
-
-func ownCPU(b *testing.B) time.Duration {
-	var u unix.Rusage
-	if err := unix.Getrusage(unix.RUSAGE_SELF, &u); err != nil {
-		b.Fatal(err)
-	}
-	return time.Duration(u.Utime.Nano() + u.Stime.Nano())
 }

@@ -14,6 +14,7 @@ import (
 	"runtime"
 	"testing"
 
+	"github.com/kilnhq/kiln/imager/disktest"
 	"github.com/kilnhq/kiln/imager/extent"
 	"github.com/kilnhq/kiln/internal/oracle"
 )
@@ -23,48 +24,17 @@ const mib = 1 << 20
 // tools are the programs that others decompress with.
 func tools() map[Format]string { return map[Format]string{Zstd: "zstd", Gzip: "gzip", XZ: "xz"} }
 
-func noise(seed uint64, n int) []byte {
-	b := make([]byte, n)
-	r := rand.NewChaCha8([32]byte{byte(seed), byte(seed >> 8)})
-	r.Read(b)
-	return b
-}
-
-func text(n int) []byte {
-	var b bytes.Buffer
-	for i := 0; b.Len() < n; i++ {
-		fmt.Fprintf(&b, "module %d of kernel %x depends on %d others\n", i, i*7919, i%17)
-	}
-	return b.Bytes()[:n]
-}
-
-type part struct {
-	at      int64
-	content []byte
-}
-
-func disk(t testing.TB, size int64, parts ...part) *extent.Map {
-	t.Helper()
-	m := extent.New(size)
-	for _, p := range parts {
-		if err := m.PutBytes(p.at, p.content); err != nil {
-			t.Fatal(err)
-		}
-	}
-	return m
-}
-
 // disks are what is compressed in these tests.
 func disks(t testing.TB) map[string]*extent.Map {
 	return map[string]*extent.Map{
-		"empty":       disk(t, 0),
-		"one byte":    disk(t, 1, part{0, []byte{7}}),
-		"a hole":      disk(t, 5*mib+512),
-		"zeros":       disk(t, 3*mib, part{100, make([]byte, 2*mib)}),
-		"noise":       disk(t, 3*mib+77, part{0, noise(1, 3*mib+77)}),
-		"text":        disk(t, 2*mib, part{0, text(2 * mib)}),
-		"mixed":       disk(t, 40*mib+1536, part{0, text(700)}, part{5*mib - 3, noise(2, mib+6)}, part{9 * mib, text(300_000)}, part{9*mib + 300_000, make([]byte, 3*mib)}, part{40 * mib, text(1536)}),
-		"hole at end": disk(t, 9*mib, part{mib + 1, text(20)}),
+		"empty":       disktest.Disk(t, 0),
+		"one byte":    disktest.Disk(t, 1, disktest.At(0, []byte{7})),
+		"a hole":      disktest.Disk(t, 5*mib+512),
+		"zeros":       disktest.Disk(t, 3*mib, disktest.At(100, make([]byte, 2*mib))),
+		"noise":       disktest.Disk(t, 3*mib+77, disktest.At(0, disktest.Noise(3*mib+77, 1))),
+		"text":        disktest.Disk(t, 2*mib, disktest.At(0, disktest.Text(2*mib, 1))),
+		"mixed":       disktest.Disk(t, 40*mib+1536, disktest.At(0, disktest.Text(700, 1)), disktest.At(5*mib-3, disktest.Noise(mib+6, 2)), disktest.At(9*mib, disktest.Text(300_000, 1)), disktest.At(9*mib+300_000, make([]byte, 3*mib)), disktest.At(40*mib, disktest.Text(1536, 1))),
+		"hole at end": disktest.Disk(t, 9*mib, disktest.At(mib+1, disktest.Text(20, 1))),
 	}
 }
 
@@ -79,15 +49,6 @@ func write(t testing.TB, m *extent.Map, o Options) []byte {
 		t.Errorf("progress told of %d bytes, want %d", told, m.Size())
 	}
 	return out.Bytes()
-}
-
-func content(t testing.TB, m *extent.Map) []byte {
-	t.Helper()
-	var b bytes.Buffer
-	if _, err := m.WriteTo(&b); err != nil {
-		t.Fatal(err)
-	}
-	return b.Bytes()
 }
 
 // decompress runs another's program.
@@ -108,7 +69,7 @@ func TestOthersDecompress(t *testing.T) {
 	for f := range tools() {
 		for name, m := range disks(t) {
 			t.Run(string(f)+"/"+name, func(t *testing.T) {
-				want := content(t, m)
+				want := disktest.Content(t, m)
 				stream := write(t, m, Options{Format: f})
 				if got := decompress(t, f, stream); !bytes.Equal(got, want) {
 					t.Errorf("%s gives %d other bytes, want %d", tools()[f], len(got), len(want))
@@ -129,13 +90,13 @@ func TestReadBack(t *testing.T) {
 	for f := range tools() {
 		for name, m := range disks(t) {
 			t.Run(string(f)+"/"+name, func(t *testing.T) {
-				want := content(t, m)
+				want := disktest.Content(t, m)
 				stream := write(t, m, Options{Format: f})
 				back, err := Open(extent.Bytes(stream))
 				if err != nil {
 					t.Fatal(err)
 				}
-				if !bytes.Equal(content(t, back), want) {
+				if !bytes.Equal(disktest.Content(t, back), want) {
 					t.Error("the map has other bytes")
 				}
 				r := rand.New(rand.NewPCG(1, 2))
@@ -166,7 +127,7 @@ func TestReadBack(t *testing.T) {
 // Not on processors, extents and how the output is taken, only on content.
 func TestBytesDependOnContent(t *testing.T) {
 	m := disks(t)["mixed"]
-	solid := disk(t, m.Size(), part{0, content(t, m)})
+	solid := disktest.Disk(t, m.Size(), disktest.At(0, disktest.Content(t, m)))
 	for f := range tools() {
 		want := write(t, m, Options{Format: f})
 		for _, n := range []int{1, 5} {
@@ -181,9 +142,9 @@ func TestBytesDependOnContent(t *testing.T) {
 
 func TestHolesCostNothing(t *testing.T) {
 	const gib = 1 << 30
-	end := text(5000)
+	end := disktest.Text(5000, 1)
 	for f, most := range map[Format]int{Zstd: 300 << 10, Gzip: 9 * mib, XZ: 5 * mib} {
-		m := disk(t, 8*gib+5000, part{8 * gib, end})
+		m := disktest.Disk(t, 8*gib+5000, disktest.At(8*gib, end))
 		stream := write(t, m, Options{Format: f})
 		if len(stream) > most {
 			t.Errorf("%s: 8 GiB of zeros become %d bytes, want at most %d", f, len(stream), most)
@@ -223,13 +184,13 @@ func TestOthersList(t *testing.T) {
 }
 
 func TestLevels(t *testing.T) {
-	m := disk(t, 2*mib, part{0, append(text(mib), noise(3, mib)...)})
+	m := disktest.Disk(t, 2*mib, disktest.At(0, append(disktest.Text(mib, 1), disktest.Noise(mib, 3)...)))
 	for f, highest := range map[Format]int{Zstd: 22, Gzip: 9, XZ: 9} {
 		low, high := write(t, m, Options{Format: f, Level: 1}), write(t, m, Options{Format: f, Level: highest})
 		if f != XZ && len(high) >= len(low) {
 			t.Errorf("%s: %d bytes at the highest level, %d at the lowest", f, len(high), len(low))
 		}
-		if got := decompress(t, f, high); !bytes.Equal(got, content(t, m)) {
+		if got := decompress(t, f, high); !bytes.Equal(got, disktest.Content(t, m)) {
 			t.Errorf("%s: other bytes at level %d", f, highest)
 		}
 		for _, level := range []int{-1, highest + 1} {
@@ -247,7 +208,7 @@ func TestLevels(t *testing.T) {
 
 // What is compressed already is not blown up, and not tried hard.
 func TestNoiseIsStored(t *testing.T) {
-	m := disk(t, 4*mib, part{0, noise(9, 4*mib)})
+	m := disktest.Disk(t, 4*mib, disktest.At(0, disktest.Noise(4*mib, 9)))
 	for f := range tools() {
 		if got := len(write(t, m, Options{Format: f, Level: 9})); got > 4*mib+4*mib/1000 {
 			t.Errorf("%s: %d bytes for %d that cannot be compressed", f, got, 4*mib)
@@ -257,7 +218,7 @@ func TestNoiseIsStored(t *testing.T) {
 
 // Streams that other programs write.
 func TestForeignStreams(t *testing.T) {
-	want := append(text(3*mib/2), make([]byte, mib)...)
+	want := append(disktest.Text(3*mib/2, 1), make([]byte, mib)...)
 	for _, c := range []struct {
 		tool       string
 		args       []string
@@ -284,7 +245,7 @@ func TestForeignStreams(t *testing.T) {
 			}
 		} else if err != nil {
 			t.Errorf("%s %v: %v", c.tool, c.args, err)
-		} else if !bytes.Equal(content(t, m), want) {
+		} else if !bytes.Equal(disktest.Content(t, m), want) {
 			t.Errorf("%s %v: other bytes", c.tool, c.args)
 		}
 		r, err := NewReader(bytes.NewReader(stream))
@@ -300,22 +261,22 @@ func TestForeignStreams(t *testing.T) {
 
 // Several streams one after the other are one.
 func TestStreamsInARow(t *testing.T) {
-	a, b := text(100_000), noise(4, 70_000)
-	one := write(t, disk(t, 100_000, part{0, a}), Options{Format: XZ})
-	two := write(t, disk(t, 70_000, part{0, b}), Options{Format: XZ})
+	a, b := disktest.Text(100_000, 1), disktest.Noise(70_000, 4)
+	one := write(t, disktest.Disk(t, 100_000, disktest.At(0, a)), Options{Format: XZ})
+	two := write(t, disktest.Disk(t, 70_000, disktest.At(0, b)), Options{Format: XZ})
 	for _, padding := range []int{0, 4, 12} {
 		m, err := Open(extent.Bytes(bytes.Join([][]byte{one, make([]byte, padding), two}, nil)))
 		if err != nil {
 			t.Fatal(err)
 		}
-		if !bytes.Equal(content(t, m), append(a[:100_000:100_000], b...)) {
+		if !bytes.Equal(disktest.Content(t, m), append(a[:100_000:100_000], b...)) {
 			t.Errorf("other bytes with padding of %d", padding)
 		}
 	}
 }
 
 func TestDamage(t *testing.T) {
-	m := disk(t, 3*mib, part{0, text(3 * mib)})
+	m := disktest.Disk(t, 3*mib, disktest.At(0, disktest.Text(3*mib, 1)))
 	for f := range tools() {
 		good := write(t, m, Options{Format: f})
 		for name, bad := range map[string][]byte{
@@ -382,7 +343,7 @@ func TestErrorsAndCancel(t *testing.T) {
 }
 
 func TestCombineCRC(t *testing.T) {
-	a, b := text(1000), noise(5, 77_777)
+	a, b := disktest.Text(1000, 1), disktest.Noise(77_777, 5)
 	if got, want := combineCRC(crc32.ChecksumIEEE(a), crc32.ChecksumIEEE(b), int64(len(b))), crc32.ChecksumIEEE(append(a, b...)); got != want {
 		t.Errorf("%#x, want %#x", got, want)
 	}
@@ -394,10 +355,10 @@ func TestCombineCRC(t *testing.T) {
 }
 
 func FuzzOpen(f *testing.F) {
-	m := disk(f, 2*mib+5, part{0, text(3000)}, part{mib, noise(6, 3000)})
+	m := disktest.Disk(f, 2*mib+5, disktest.At(0, disktest.Text(3000, 1)), disktest.At(mib, disktest.Noise(3000, 6)))
 	for _, format := range []Format{Zstd, Gzip, XZ} {
 		f.Add(write(f, m, Options{Format: format, Level: 1}))
-		f.Add(write(f, disk(f, 0), Options{Format: format}))
+		f.Add(write(f, disktest.Disk(f, 0), Options{Format: format}))
 	}
 	f.Fuzz(func(t *testing.T, b []byte) {
 		if m, err := Open(extent.Bytes(b)); err == nil {

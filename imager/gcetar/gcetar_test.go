@@ -8,7 +8,6 @@ import (
 	"errors"
 	"fmt"
 	"io"
-	"math/rand/v2"
 	"os"
 	"os/exec"
 	"path/filepath"
@@ -17,6 +16,7 @@ import (
 	"testing"
 
 	"github.com/kilnhq/kiln/imager/compress"
+	"github.com/kilnhq/kiln/imager/disktest"
 	"github.com/kilnhq/kiln/imager/extent"
 	"github.com/kilnhq/kiln/internal/oracle"
 )
@@ -27,12 +27,6 @@ const (
 	mtime = 1_700_000_000
 )
 
-func noise(seed byte, n int) []byte {
-	b := make([]byte, n)
-	rand.NewChaCha8([32]byte{seed}).Read(b)
-	return b
-}
-
 type part struct {
 	at int64
 	n  int
@@ -42,7 +36,7 @@ func disk(t testing.TB, size int64, parts ...part) *extent.Map {
 	t.Helper()
 	m := extent.New(size)
 	for i, p := range parts {
-		if err := m.PutBytes(p.at, noise(byte(i), p.n)); err != nil {
+		if err := m.PutBytes(p.at, disktest.Noise(p.n, uint64(i))); err != nil {
 			t.Fatal(err)
 		}
 	}
@@ -87,34 +81,6 @@ func archive(t testing.TB, m *extent.Map) []byte {
 	return b.Bytes()
 }
 
-// same fails the test if a file or a map is not the same as m.
-func same(t *testing.T, m, got extent.Source) {
-	t.Helper()
-	if got.Size() != m.Size() {
-		t.Fatalf("%d bytes, want %d", got.Size(), m.Size())
-	}
-	check := func(off, n int64) {
-		a, b := make([]byte, n), make([]byte, n)
-		if _, err := m.ReadAt(a, off); err != nil && err != io.EOF {
-			t.Fatal(err)
-		}
-		if _, err := got.ReadAt(b, off); err != nil && err != io.EOF {
-			t.Fatal(err)
-		}
-		if !bytes.Equal(a, b) {
-			t.Fatalf("other bytes in %d at %d", n, off)
-		}
-	}
-	if m.Size() < 100*mib {
-		check(0, m.Size())
-		return
-	}
-	for _, x := range m.(*extent.Map).Extents() {
-		from := max(0, x.Offset-5000)
-		check(from, min(x.End()+5000, m.Size())-from)
-	}
-}
-
 func TestGNUTarUnpacks(t *testing.T) {
 	for name, m := range disks(t) {
 		t.Run(name, func(t *testing.T) {
@@ -136,7 +102,7 @@ func TestGNUTarUnpacks(t *testing.T) {
 				if err != nil {
 					t.Fatal(err)
 				}
-				same(t, m, got)
+				disktest.Same(t, got, m)
 				fi, err := os.Stat(got.Path())
 				if err != nil {
 					t.Fatal(err)
@@ -179,7 +145,7 @@ func TestArchiveTarReads(t *testing.T) {
 				if err != nil {
 					t.Fatal(err)
 				}
-				same(t, m, extent.Bytes(b))
+				disktest.Same(t, extent.Bytes(b), m)
 			}
 			if _, err := r.Next(); err != io.EOF {
 				t.Errorf("after the file: %v", err)
@@ -200,7 +166,7 @@ func TestOpen(t *testing.T) {
 				if err != nil {
 					t.Fatal(err)
 				}
-				same(t, m, got)
+				disktest.Same(t, got, m)
 				if most := m.Allocated() + int64(len(m.Extents()))*2*granule; got.Allocated() > most {
 					t.Errorf("%d bytes are allocated, want at most %d", got.Allocated(), most)
 				}
@@ -254,7 +220,7 @@ func TestOpenForeign(t *testing.T) {
 			t.Errorf("%s: %v", c.args, err)
 			continue
 		}
-		same(t, m, got)
+		disktest.Same(t, got, m)
 		if strings.Contains(c.args, "-S") && got.Allocated() == got.Size() {
 			t.Errorf("%s: no holes", c.args)
 		}

@@ -1,24 +1,19 @@
 package iso
 
 import (
-	"context"
 	"fmt"
 	"io/fs"
 	"os"
-	"os/exec"
 	"path/filepath"
-	"syscall"
 	"testing"
-	"time"
 
+	"github.com/kilnhq/kiln/imager/disktest"
 	"github.com/kilnhq/kiln/imager/extent"
-	"github.com/kilnhq/kiln/internal/oracle"
 	"github.com/kilnhq/kiln/rootfs/tree"
 )
 
 // BenchmarkWrite makes an image of a directory, with Build and with xorriso: of
-// three large files, and of ten thousand small ones. It reports the CPU time of
-// both per image.
+// three large files, and of ten thousand small ones.
 func BenchmarkWrite(b *testing.B) {
 	for _, tt := range []struct {
 		name        string
@@ -38,42 +33,22 @@ func BenchmarkWrite(b *testing.B) {
 				b.Fatal(err)
 			}
 		}
-		out := filepath.Join(b.TempDir(), "out.iso")
-		b.Run(tt.name+"/kiln", func(b *testing.B) {
-			start := cpu(b, syscall.RUSAGE_SELF)
-			for b.Loop() {
-				f, err := os.Create(out)
-				if err != nil {
-					b.Fatal(err)
-				}
-				if err := extent.WriteSparse(context.Background(), f, build(b, fromDir(b, dir), options()), nil); err != nil {
-					b.Fatal(err)
-				}
-				f.Close()
-			}
-			b.ReportMetric(float64(cpu(b, syscall.RUSAGE_SELF)-start)/float64(b.N)/1e6, "cpu-ms/op")
-		})
-		b.Run(tt.name+"/xorriso", func(b *testing.B) {
-			tool := oracle.Tool(b, "xorriso")
-			start := cpu(b, syscall.RUSAGE_CHILDREN)
-			for b.Loop() {
-				os.Remove(out)
-				if msg, err := exec.Command(tool, "-as", "mkisofs", "-quiet", "-R", "-o", out, dir).CombinedOutput(); err != nil {
-					b.Fatalf("%v\n%s", err, msg)
-				}
-			}
-			b.ReportMetric(float64(cpu(b, syscall.RUSAGE_CHILDREN)-start)/float64(b.N)/1e6, "cpu-ms/op")
+		b.Run(tt.name, func(b *testing.B) {
+			disktest.Versus(b, func(b *testing.B, path string) { disktest.Write(b, path, build(b, fromDir(b, dir), options())) },
+				"xorriso", "-as", "mkisofs", "-quiet", "-R", dir, "-o")
 		})
 	}
 }
 
-// cpu returns the processor time that this process or its children have used.
-func cpu(b *testing.B, who int) time.Duration {
-	var u syscall.Rusage
-	if err := syscall.Getrusage(who, &u); err != nil {
-		b.Fatal(err)
-	}
-	return time.Duration(u.Utime.Nano() + u.Stime.Nano())
+// BenchmarkMemory makes an image with a file of 8 GiB.
+func BenchmarkMemory(b *testing.B) {
+	disktest.Memory(b, func(b *testing.B, path string, disk *extent.Map) {
+		tr := tree.New()
+		if err := tr.Add("disk.raw", &tree.Inode{Mode: 0o644, Content: disk}); err != nil {
+			b.Fatal(err)
+		}
+		disktest.Write(b, path, build(b, tr, options()))
+	})
 }
 
 func fromDir(b *testing.B, dir string) *tree.Tree {

@@ -9,7 +9,6 @@ import (
 	"flag"
 	"fmt"
 	"io"
-	"math/rand/v2"
 	"os"
 	"os/exec"
 	"path/filepath"
@@ -18,6 +17,7 @@ import (
 	"testing"
 	"time"
 
+	"github.com/kilnhq/kiln/imager/disktest"
 	"github.com/kilnhq/kiln/imager/extent"
 	"github.com/kilnhq/kiln/imager/vmdk"
 	"github.com/kilnhq/kiln/internal/oracle"
@@ -34,18 +34,8 @@ var appliance = Package{
 // content is a disk of 40 MiB with some data.
 func content(t testing.TB) *extent.Map {
 	t.Helper()
-	m := extent.New(40 << 20)
-	noise := make([]byte, 3<<20)
-	rng := rand.New(rand.NewPCG(1, 2))
-	for i := range noise {
-		noise[i] = byte(rng.Uint32())
-	}
-	for at, p := range map[int64][]byte{1 << 20: noise, 20<<20 + 5: bytes.Repeat([]byte("text "), 50_000), 40<<20 - 1: {1}} {
-		if err := m.PutBytes(at, p); err != nil {
-			t.Fatal(err)
-		}
-	}
-	return m
+	return disktest.Disk(t, 40<<20, disktest.At(1<<20, disktest.Noise(3<<20, 1)),
+		disktest.At(20<<20+5, bytes.Repeat([]byte("text "), 50_000)), disktest.At(40<<20-1, []byte{1}))
 }
 
 func write(t testing.TB, path string, disk *extent.Map, p Package) {

@@ -6,13 +6,13 @@ import (
 	"encoding/binary"
 	"encoding/hex"
 	"errors"
-	"io"
 	"os"
 	"path/filepath"
 	"runtime"
 	"strings"
 	"testing"
 
+	"github.com/kilnhq/kiln/imager/disktest"
 	"github.com/kilnhq/kiln/imager/extent"
 )
 
@@ -51,20 +51,11 @@ func TestGoldenHeader(t *testing.T) {
 	}
 }
 
-func read(t testing.TB, src io.ReaderAt, off int64, n int) []byte {
-	t.Helper()
-	p := make([]byte, n)
-	if _, err := src.ReadAt(p, off); err != nil && err != io.EOF {
-		t.Fatal(err)
-	}
-	return p
-}
-
 // TestGoldenTables reads the tables of a small image as the specification says.
 func TestGoldenTables(t *testing.T) {
 	// 512-byte clusters: 64 entries in an L2 table, 256 in a refcount block.
 	// Clusters 1, 2 and 130 of the disk: L2 tables 0 and 2.
-	d := disk(t, 200*512, piece{1000, random(40, 1)}, piece{130*512 + 5, random(1, 2)})
+	d := disktest.Disk(t, 200*512, disktest.At(1000, disktest.Noise(40, 1)), disktest.At(130*512+5, disktest.Noise(1, 2)))
 	m, err := Map(d, 512)
 	if err != nil {
 		t.Fatal(err)
@@ -91,9 +82,9 @@ func TestGoldenTables(t *testing.T) {
 	put(l2+1*8, copied|data)
 	put(l2+2*8, copied|(data+512))
 	put(l2+512+2*8, copied|(data+1024))
-	copy(want[data-512:], read(t, d, 512, 1024))
-	copy(want[data-512+1024:], read(t, d, 130*512, 512))
-	if got := read(t, m, 512, len(want)); !bytes.Equal(got, want) {
+	copy(want[data-512:], disktest.Read(t, d, 512, 1024))
+	copy(want[data-512+1024:], disktest.Read(t, d, 130*512, 512))
+	if got := disktest.Read(t, m, 512, len(want)); !bytes.Equal(got, want) {
 		for i := range want {
 			if got[i] != want[i] {
 				t.Fatalf("byte %#x is %#x, want %#x", 512+i, got[i], want[i])
@@ -103,7 +94,7 @@ func TestGoldenTables(t *testing.T) {
 	// In pieces that cut through entries, too.
 	for off := int64(512); off < m.Size(); off += 7 {
 		n := min(7, m.Size()-off)
-		if got := read(t, m, off, int(n)); !bytes.Equal(got, want[off-512:off-512+n]) {
+		if got := disktest.Read(t, m, off, int(n)); !bytes.Equal(got, want[off-512:off-512+n]) {
 			t.Fatalf("7 bytes at %d: %x, want %x", off, got, want[off-512:off-512+n])
 		}
 	}
@@ -208,7 +199,7 @@ func (m *memory) WriteAt(p []byte, off int64) (int, error) {
 }
 
 func TestGoldenRefcounts(t *testing.T) {
-	d := mixed(t, 6<<20+512, 21)
+	d := disktest.Mixed(t, 6<<20+512, 21)
 	for _, c := range []Compression{Zlib, Zstd} {
 		for _, clusterSize := range []int64{512, 4096, 65536} {
 			m := &memory{b: []byte("what was there before")}
@@ -222,7 +213,7 @@ func TestGoldenRefcounts(t *testing.T) {
 
 func TestSameBytesOnAnyNumberOfProcessors(t *testing.T) {
 	defer runtime.GOMAXPROCS(runtime.GOMAXPROCS(0))
-	d := mixed(t, 24<<20, 22)
+	d := disktest.Mixed(t, 24<<20, 22)
 	for _, c := range []Compression{Zlib, Zstd} {
 		var first []byte
 		for _, n := range []int{1, 2, 7} {
@@ -243,14 +234,12 @@ func TestSameBytesOnAnyNumberOfProcessors(t *testing.T) {
 // TestPackedTight is about the space between clusters that are stored as they
 // are: compressed ones fill it.
 func TestPackedTight(t *testing.T) {
-	d := extent.New(64 << 20)
-	for off := int64(0); off < d.Size(); off += 128 << 10 {
-		for _, p := range []piece{{off, random(64<<10, uint64(off))}, {off + 64<<10, text(64<<10, uint64(off))}} {
-			if err := d.PutBytes(p.at, p.content); err != nil {
-				t.Fatal(err)
-			}
-		}
+	const size = 64 << 20
+	var pieces []disktest.Piece
+	for off := int64(0); off < size; off += 128 << 10 {
+		pieces = append(pieces, disktest.At(off, disktest.Noise(64<<10, uint64(off))), disktest.At(off+64<<10, disktest.Text(64<<10, uint64(off))))
 	}
+	d := disktest.Disk(t, size, pieces...)
 	m := &memory{}
 	if err := Write(t.Context(), m, d, Options{}, nil); err != nil {
 		t.Fatal(err)
@@ -261,7 +250,7 @@ func TestPackedTight(t *testing.T) {
 		t.Fatal(err)
 	}
 	for off := int64(0); off < d.Size(); off += 128 << 10 {
-		b, err := z.compress(nil, read(t, d, off+64<<10, 64<<10))
+		b, err := z.compress(nil, disktest.Read(t, d, off+64<<10, 64<<10))
 		if err != nil {
 			t.Fatal(err)
 		}
@@ -298,22 +287,22 @@ func TestRefcountLimit(t *testing.T) {
 // TestHuge writes no more than a few clusters of a disk of 3 TiB, and lays out
 // one of 64 TiB of data without taking the memory for its tables.
 func TestHuge(t *testing.T) {
-	d := disk(t, 3<<40, piece{0, text(512, 1)}, piece{2<<40 + 12345, text(100_000, 2)}, piece{3<<40 - 512, random(512, 3)})
+	d := disktest.Disk(t, 3<<40, disktest.At(0, disktest.Text(512, 1)), disktest.At(2<<40+12345, disktest.Text(100_000, 2)), disktest.At(3<<40-512, disktest.Noise(512, 3)))
 	dir := t.TempDir()
 	raw := filepath.Join(dir, "disk.raw")
-	writeRaw(t, raw, d)
+	disktest.Write(t, raw, d)
 	for kind, write := range kinds {
 		image := filepath.Join(dir, kind)
 		write(t, image, d, 0)
-		judge(t, raw, image)
-		same(t, open(t, image), d)
+		disktest.Judge(t, "qcow2", raw, image)
+		disktest.Same(t, disktest.Open(t, image, Open), d)
 		if fi, err := os.Stat(image); err != nil || fi.Size() > 16*DefaultClusterSize {
 			t.Errorf("%s: %d bytes, %v", kind, fi.Size(), err)
 		}
 	}
 
 	full := extent.New(64 << 40)
-	if err := full.Put(0, endless(full.Size())); err != nil {
+	if err := full.Put(0, disktest.Broken(full.Size())); err != nil {
 		t.Fatal(err)
 	}
 	var before, after runtime.MemStats
@@ -329,26 +318,20 @@ func TestHuge(t *testing.T) {
 	// The last cluster of the disk is the last of the file: L2 says so.
 	g, _ := newGeometry(full.Size(), 0)
 	be := binary.BigEndian
-	l1 := int64(be.Uint64(read(t, m, 40, 8)))
-	l2 := int64(be.Uint64(read(t, m, l1+(g.l1Entries()-1)*8, 8)) & offsetMask)
-	last := int64(be.Uint64(read(t, m, l2+(g.perL2()-1)*8, 8)) & offsetMask)
+	l1 := int64(be.Uint64(disktest.Read(t, m, 40, 8)))
+	l2 := int64(be.Uint64(disktest.Read(t, m, l1+(g.l1Entries()-1)*8, 8)) & offsetMask)
+	last := int64(be.Uint64(disktest.Read(t, m, l2+(g.perL2()-1)*8, 8)) & offsetMask)
 	if last != m.Size()-DefaultClusterSize {
 		t.Errorf("last cluster at %d of %d", last, m.Size())
 	}
 	// And its refcount is one.
 	n := last >> g.clusterBits
-	table := int64(be.Uint64(read(t, m, 48, 8)))
-	block := int64(be.Uint64(read(t, m, table+n/g.perRefcountBlock()*8, 8)))
-	if c := be.Uint16(read(t, m, block+n%g.perRefcountBlock()*2, 2)); c != 1 {
+	table := int64(be.Uint64(disktest.Read(t, m, 48, 8)))
+	block := int64(be.Uint64(disktest.Read(t, m, table+n/g.perRefcountBlock()*8, 8)))
+	if c := be.Uint16(disktest.Read(t, m, block+n%g.perRefcountBlock()*2, 2)); c != 1 {
 		t.Errorf("refcount of the last cluster is %d", c)
 	}
 }
-
-// endless is a source of so many bytes that nobody reads.
-type endless int64
-
-func (e endless) Size() int64                           { return int64(e) }
-func (e endless) ReadAt(p []byte, _ int64) (int, error) { return 0, errors.New("read") }
 
 func TestRefused(t *testing.T) {
 	for _, tt := range []struct {
@@ -376,7 +359,7 @@ func TestRefused(t *testing.T) {
 	}
 	// 512-byte clusters hold a disk of 128 GiB, but QEMU counts only to 128 GiB of file.
 	full := extent.New(128 << 30)
-	if err := full.Put(0, endless(full.Size())); err != nil {
+	if err := full.Put(0, disktest.Broken(full.Size())); err != nil {
 		t.Fatal(err)
 	}
 	if _, err := Map(full, 512); !errors.Is(err, ErrInvalid) || !strings.Contains(err.Error(), "more than QEMU can count; use larger clusters") {
@@ -400,7 +383,7 @@ func (f *full) WriteAt(p []byte, off int64) (int, error) {
 }
 
 func TestWriteStops(t *testing.T) {
-	d := mixed(t, 24<<20, 23)
+	d := disktest.Mixed(t, 24<<20, 23)
 	if err := Write(t.Context(), &full{left: 3 << 20}, d, Options{}, nil); !errors.Is(err, errFull) {
 		t.Errorf("full disk: %v", err)
 	}
@@ -410,10 +393,10 @@ func TestWriteStops(t *testing.T) {
 		t.Errorf("cancelled: %v", err)
 	}
 	bad := extent.New(8 << 20)
-	if err := bad.Put(4<<20, endless(1<<20)); err != nil {
+	if err := bad.Put(4<<20, disktest.Broken(1<<20)); err != nil {
 		t.Fatal(err)
 	}
-	if err := Write(t.Context(), &memory{}, bad, Options{}, nil); err == nil || !strings.Contains(err.Error(), "read") {
+	if err := Write(t.Context(), &memory{}, bad, Options{}, nil); !errors.Is(err, disktest.ErrRead) {
 		t.Errorf("source fails: %v", err)
 	}
 }

@@ -9,15 +9,16 @@ import (
 	"strings"
 	"testing"
 
+	"github.com/kilnhq/kiln/imager/disktest"
 	"github.com/kilnhq/kiln/imager/extent"
 )
 
 // TestOpensWhatQEMUWrites reads what qemu-img writes with each of its options.
 func TestOpensWhatQEMUWrites(t *testing.T) {
-	d := mixed(t, 4<<20+512, 41)
+	d := disktest.Mixed(t, 4<<20+512, 41)
 	dir := t.TempDir()
 	raw := filepath.Join(dir, "disk.raw")
-	writeRaw(t, raw, d)
+	disktest.Write(t, raw, d)
 	for _, options := range []string{
 		"compat=0.10", "compat=1.1", "cluster_size=512", "cluster_size=4k", "cluster_size=2M",
 		"preallocation=metadata", "preallocation=falloc", "preallocation=full",
@@ -26,8 +27,8 @@ func TestOpensWhatQEMUWrites(t *testing.T) {
 	} {
 		t.Run(options, func(t *testing.T) {
 			image := filepath.Join(t.TempDir(), "disk.qcow2")
-			tool(t, "qemu-img", "convert", "-f", "raw", "-O", "qcow2", "-o", options, raw, image)
-			same(t, open(t, image), d)
+			disktest.Run(t, "qemu-img", "convert", "-f", "raw", "-O", "qcow2", "-o", options, raw, image)
+			disktest.Same(t, disktest.Open(t, image, Open), d)
 		})
 	}
 	for _, options := range []string{
@@ -36,8 +37,8 @@ func TestOpensWhatQEMUWrites(t *testing.T) {
 	} {
 		t.Run("compressed,"+options, func(t *testing.T) {
 			image := filepath.Join(t.TempDir(), "disk.qcow2")
-			tool(t, "qemu-img", "convert", "-c", "-f", "raw", "-O", "qcow2", "-o", options, raw, image)
-			same(t, open(t, image), d)
+			disktest.Run(t, "qemu-img", "convert", "-c", "-f", "raw", "-O", "qcow2", "-o", options, raw, image)
+			disktest.Same(t, disktest.Open(t, image, Open), d)
 		})
 	}
 }
@@ -45,16 +46,16 @@ func TestOpensWhatQEMUWrites(t *testing.T) {
 // TestChangedImages reads images after QEMU has written to them: zero clusters,
 // discarded and rewritten ones, snapshots, and ours after it wrote to those.
 func TestChangedImages(t *testing.T) {
-	d := mixed(t, 3<<20, 42)
+	d := disktest.Mixed(t, 3<<20, 42)
 	for kind, write := range kinds {
 		t.Run(kind, func(t *testing.T) {
 			dir := t.TempDir()
 			image, raw := filepath.Join(dir, "disk.qcow2"), filepath.Join(dir, "after.raw")
 			write(t, image, d, 0)
-			tool(t, "qemu-img", "snapshot", "-c", "before", image)
-			tool(t, "qemu-io", "-f", "qcow2", "-d", "unmap", "-c", "write -P 7 70000 200000", "-c", "write -z 512k 512k",
+			disktest.Run(t, "qemu-img", "snapshot", "-c", "before", image)
+			disktest.Run(t, "qemu-io", "-f", "qcow2", "-d", "unmap", "-c", "write -P 7 70000 200000", "-c", "write -z 512k 512k",
 				"-c", "write -z -u 1M 256k", "-c", "discard 2M 512k", "-c", "write -P 9 2100k 5k", image)
-			tool(t, "qemu-img", "convert", "-f", "qcow2", "-O", "raw", image, raw)
+			disktest.Run(t, "qemu-img", "convert", "-f", "qcow2", "-O", "raw", image, raw)
 			after, err := extent.File(raw)
 			if err != nil {
 				t.Fatal(err)
@@ -63,8 +64,8 @@ func TestChangedImages(t *testing.T) {
 			if err := want.Put(0, after); err != nil {
 				t.Fatal(err)
 			}
-			got := open(t, image)
-			same(t, got, want)
+			got := disktest.Open(t, image, Open)
+			disktest.Same(t, got, want)
 			hole, err := extent.Section(got, 512<<10, 768<<10)
 			if err != nil {
 				t.Fatal(err)
@@ -72,7 +73,7 @@ func TestChangedImages(t *testing.T) {
 			if n := hole.(*extent.Map).Allocated(); n != 0 {
 				t.Errorf("%d bytes of the zero clusters are not a hole", n)
 			}
-			judge(t, raw, image)
+			disktest.Judge(t, "qcow2", raw, image)
 		})
 	}
 }
@@ -81,11 +82,11 @@ func TestChangedImages(t *testing.T) {
 // out as an extent of the file, which is copied without being looked at.
 func TestDirectExtents(t *testing.T) {
 	for _, clusterSize := range []int64{4096, 0, 2 << 20} {
-		d := disk(t, 32<<20, piece{0, random(1, 1)}, piece{4 << 20, random(8<<20, 2)}, piece{31 << 20, random(100, 3)})
+		d := disktest.Disk(t, 32<<20, disktest.At(0, disktest.Noise(1, 1)), disktest.At(4<<20, disktest.Noise(8<<20, 2)), disktest.At(31<<20, disktest.Noise(100, 3)))
 		image := filepath.Join(t.TempDir(), "disk.qcow2")
 		writeMap(t, image, d, clusterSize)
-		m := open(t, image)
-		same(t, m, d)
+		m := disktest.Open(t, image, Open)
+		disktest.Same(t, m, d)
 		var n int64
 		for _, e := range m.Extents() {
 			if _, ok := e.Source.(*extent.FileSource); ok {
@@ -102,7 +103,7 @@ func TestDirectExtents(t *testing.T) {
 func TestOpenRefuses(t *testing.T) {
 	dir := t.TempDir()
 	base := filepath.Join(dir, "base.qcow2")
-	tool(t, "qemu-img", "create", "-f", "qcow2", base, "1M")
+	disktest.Run(t, "qemu-img", "create", "-f", "qcow2", base, "1M")
 	for _, tt := range []struct {
 		want string
 		args []string
@@ -115,7 +116,7 @@ func TestOpenRefuses(t *testing.T) {
 		{"it has subclusters (extended L2 entries); convert it with qemu-img convert -O qcow2 -o extended_l2=off", []string{"-o", "extended_l2=on"}},
 	} {
 		image := filepath.Join(t.TempDir(), "disk.qcow2")
-		tool(t, "qemu-img", append(append([]string{"create", "-f", "qcow2"}, tt.args...), image, "1M")...)
+		disktest.Run(t, "qemu-img", append(append([]string{"create", "-f", "qcow2"}, tt.args...), image, "1M")...)
 		b, err := os.ReadFile(image)
 		if err != nil {
 			t.Fatal(err)
@@ -130,7 +131,7 @@ func TestOpenRefuses(t *testing.T) {
 // data, then tables.
 func sample(t testing.TB, c Compression) []byte {
 	m := &memory{}
-	d := disk(t, 64<<10, piece{0, text(3000, 1)}, piece{8192, random(4096, 2)}, piece{20000, text(30000, 3)})
+	d := disktest.Disk(t, 64<<10, disktest.At(0, disktest.Text(3000, 1)), disktest.At(8192, disktest.Noise(4096, 2)), disktest.At(20000, disktest.Text(30000, 3)))
 	if err := Write(t.Context(), m, d, Options{4096, c}, nil); err != nil {
 		t.Fatal(err)
 	}
@@ -205,16 +206,16 @@ func TestOpenDamaged(t *testing.T) {
 func FuzzOpen(f *testing.F) {
 	for _, c := range []Compression{Zlib, Zstd} {
 		m := &memory{}
-		if err := Write(f.Context(), m, disk(f, 2048, piece{0, text(1000, 1)}, piece{1300, random(600, 2)}), Options{512, c}, nil); err != nil {
+		if err := Write(f.Context(), m, disktest.Disk(f, 2048, disktest.At(0, disktest.Text(1000, 1)), disktest.At(1300, disktest.Noise(600, 2))), Options{512, c}, nil); err != nil {
 			f.Fatal(err)
 		}
 		f.Add(m.b)
 	}
-	m, err := Map(disk(f, 64<<10, piece{0, []byte("a")}, piece{50_000, []byte("b")}), 512)
+	m, err := Map(disktest.Disk(f, 64<<10, disktest.At(0, []byte("a")), disktest.At(50_000, []byte("b"))), 512)
 	if err != nil {
 		f.Fatal(err)
 	}
-	f.Add(read(f, m, 0, int(m.Size())))
+	f.Add(disktest.Read(f, m, 0, int(m.Size())))
 	f.Fuzz(func(t *testing.T, b []byte) {
 		m, err := Open(extent.Bytes(b))
 		if err != nil {

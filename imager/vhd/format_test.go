@@ -12,6 +12,7 @@ import (
 
 	"github.com/google/uuid"
 
+	"github.com/kilnhq/kiln/imager/disktest"
 	"github.com/kilnhq/kiln/imager/extent"
 )
 
@@ -103,23 +104,14 @@ func TestTimestamp(t *testing.T) {
 	}
 }
 
-func read(t testing.TB, src io.ReaderAt, off int64, n int) []byte {
-	t.Helper()
-	p := make([]byte, n)
-	if _, err := src.ReadAt(p, off); err != nil && err != io.EOF {
-		t.Fatal(err)
-	}
-	return p
-}
-
 // TestGoldenDynamic reads every structure of a small image.
 func TestGoldenDynamic(t *testing.T) {
 	const size = 7 << 20 // four blocks, the last half as long
-	d := disk(t, size,
-		piece{2<<20 + 512*7 + 511, random(2, 1)},      // sectors 7 and 8 of block 1
-		piece{2<<20 + 512*20 + 10, random(512*30, 2)}, // 20 to 50 of block 1
-		piece{6<<20 - 1, random(2, 3)},                // the last of block 2, the first of 3
-		piece{7<<20 - 5, random(5, 4)},                // the last there is
+	d := disktest.Disk(t, size,
+		disktest.At(2<<20+512*7+511, disktest.Noise(2, 1)),      // sectors 7 and 8 of block 1
+		disktest.At(2<<20+512*20+10, disktest.Noise(512*30, 2)), // 20 to 50 of block 1
+		disktest.At(6<<20-1, disktest.Noise(2, 3)),              // the last of block 2, the first of 3
+		disktest.At(7<<20-5, disktest.Noise(5, 4)),              // the last there is
 	)
 	m, err := Map(d, testOptions)
 	if err != nil {
@@ -140,10 +132,10 @@ func TestGoldenDynamic(t *testing.T) {
 		"00010000" + "00000004" + "00200000" + "fffff473"
 	head += strings.Repeat("00", headerSize-len(head)/2)
 	table := "ffffffff" + "00000007" + "0000100f" + "00002017" + strings.Repeat("ff", sector-16)
-	if got := hex.EncodeToString(read(t, m, 0, 2048)); got != foot+head+table {
+	if got := hex.EncodeToString(disktest.Read(t, m, 0, 2048)); got != foot+head+table {
 		t.Errorf("\n got %s\nwant %s", got, foot+head+table)
 	}
-	if got := hex.EncodeToString(read(t, m, m.Size()-512, 512)); got != foot {
+	if got := hex.EncodeToString(disktest.Read(t, m, m.Size()-512, 512)); got != foot {
 		t.Errorf("footer at the end:\n got %s\nwant %s", got, foot)
 	}
 	for i, want := range []string{
@@ -152,17 +144,17 @@ func TestGoldenDynamic(t *testing.T) {
 		"80" + strings.Repeat("00", 254) + "01" + strings.Repeat("00", 256),
 	} {
 		at := int64(4096 + i*stride)
-		if got := hex.EncodeToString(read(t, m, at-512, 512)); got != want {
+		if got := hex.EncodeToString(disktest.Read(t, m, at-512, 512)); got != want {
 			t.Errorf("bitmap %d:\n got %s\nwant %s", i, got, want)
 		}
 		n := min(blockSize, size-(i+1)*blockSize)
-		if !bytes.Equal(read(t, m, at, n), read(t, d, int64(i+1)*blockSize, n)) {
+		if !bytes.Equal(disktest.Read(t, m, at, n), disktest.Read(t, d, int64(i+1)*blockSize, n)) {
 			t.Errorf("data of block %d is not at %d", i+1, at)
 		}
 	}
 	// The bitmap in pieces.
 	b := bitmap{d, 2 << 20}
-	if err := checkReader(b, read(t, b, 0, bitmapLen)); err != nil {
+	if err := checkReader(b, disktest.Read(t, b, 0, bitmapLen)); err != nil {
 		t.Error(err)
 	}
 }
@@ -192,7 +184,7 @@ func TestRefusedDisks(t *testing.T) {
 
 // TestLargest maps disks of the largest size there is, without writing them.
 func TestLargest(t *testing.T) {
-	d := disk(t, MaxSize, piece{0, random(600, 1)}, piece{MaxSize - 600, random(600, 2)})
+	d := disktest.Disk(t, MaxSize, disktest.At(0, disktest.Noise(600, 1)), disktest.At(MaxSize-600, disktest.Noise(600, 2)))
 	for _, o := range []Options{{Fixed: true}, {}} {
 		m, err := Map(d, o)
 		if err != nil {
@@ -202,7 +194,7 @@ func TestLargest(t *testing.T) {
 		if err != nil {
 			t.Fatal(err)
 		}
-		same(t, got, d)
+		disktest.Same(t, got, d)
 	}
 	// And all of it allocated: the last block is where 32 bits still reach.
 	full := extent.New(MaxSize)
@@ -213,7 +205,7 @@ func TestLargest(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	table := read(t, m, 1536+(MaxSize/blockSize-1)*4, 4)
+	table := disktest.Read(t, m, 1536+(MaxSize/blockSize-1)*4, 4)
 	at := int64(binary.BigEndian.Uint32(table)) * sector
 	if want := m.Size() - footerSize - blockSize - bitmapLen; at != want {
 		t.Errorf("last block at %d, want %d", at, want)

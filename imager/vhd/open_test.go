@@ -5,9 +5,9 @@ import (
 	"encoding/binary"
 	"errors"
 	"io"
-	"strings"
 	"testing"
 
+	"github.com/kilnhq/kiln/imager/disktest"
 	"github.com/kilnhq/kiln/imager/extent"
 )
 
@@ -18,11 +18,7 @@ func image(t testing.TB, d *extent.Map, o Options) []byte {
 	if err != nil {
 		t.Fatal(err)
 	}
-	var b bytes.Buffer
-	if _, err := m.WriteTo(&b); err != nil {
-		t.Fatal(err)
-	}
-	return b.Bytes()
+	return disktest.Content(t, m)
 }
 
 // change puts bytes at an offset in the footers, or the dynamic header, and
@@ -46,7 +42,7 @@ func change(b []byte, in string, at int, v ...byte) []byte {
 }
 
 func TestDamagedImages(t *testing.T) {
-	d := disk(t, 5<<20, piece{0, random(3000, 1)}, piece{4<<20 + 100, random(5000, 2)})
+	d := disktest.Disk(t, 5<<20, disktest.At(0, disktest.Noise(3000, 1)), disktest.At(4<<20+100, disktest.Noise(5000, 2)))
 	o := testOptions
 	b := image(t, d, o)
 	o.Fixed = true
@@ -98,14 +94,14 @@ func TestDamagedImages(t *testing.T) {
 
 // TestSecondFooter reads images whose last footer is damaged or missing.
 func TestSecondFooter(t *testing.T) {
-	d := disk(t, 5<<20, piece{0, random(3000, 1)}, piece{4<<20 + 100, random(5000, 2)})
+	d := disktest.Disk(t, 5<<20, disktest.At(0, disktest.Noise(3000, 1)), disktest.At(4<<20+100, disktest.Noise(5000, 2)))
 	b := image(t, d, testOptions)
 	for name, b := range map[string][]byte{"missing": b[:len(b)-512], "damaged": change(b, "", len(b)-100, 1)} {
 		got, err := Open(extent.Bytes(b))
 		if err != nil {
 			t.Fatalf("%s: %v", name, err)
 		}
-		same(t, got, d)
+		disktest.Same(t, got, d)
 	}
 }
 
@@ -129,7 +125,7 @@ func TestSizeByCreator(t *testing.T) {
 // bits of sectors that the disk does not have.
 func TestSmallBlocks(t *testing.T) {
 	for _, block := range []int{4096, 8192, 8 << 20} {
-		content := random(9*512, 7)
+		content := disktest.Noise(9*512, 7)
 		b := footer(int64(len(content)), typeDynamic, testOptions.ID, testOptions.Time)
 		h := header(int64((len(content) + block - 1) / block))
 		binary.BigEndian.PutUint32(h[32:], uint32(block))
@@ -149,13 +145,13 @@ func TestSmallBlocks(t *testing.T) {
 		if err != nil {
 			t.Fatalf("%d: %v", block, err)
 		}
-		same(t, got, disk(t, int64(len(content)), piece{0, content}))
+		disktest.Same(t, got, disktest.Disk(t, int64(len(content)), disktest.At(0, content)))
 	}
 }
 
 func FuzzOpen(f *testing.F) {
 	small := func(o Options) []byte {
-		b := image(f, disk(f, 3*512, piece{512, random(600, 1)}), o)
+		b := image(f, disktest.Disk(f, 3*512, disktest.At(512, disktest.Noise(600, 1))), o)
 		if !o.Fixed { // without most of the only block
 			b = append(b[:4096+3*512], b[len(b)-512:]...)
 		}
@@ -189,15 +185,8 @@ func FuzzOpen(f *testing.F) {
 	})
 }
 
-// failing is a Source that cannot be read.
-type failing int64
-
-func (f failing) Size() int64 { return int64(f) }
-
-func (f failing) ReadAt([]byte, int64) (int, error) { return 0, errors.New("bad sector") }
-
 func TestReadError(t *testing.T) {
-	if _, err := Open(failing(4096)); err == nil || errors.Is(err, ErrCorrupt) || !strings.Contains(err.Error(), "bad sector") {
+	if _, err := Open(disktest.Broken(4096)); err == nil || errors.Is(err, ErrCorrupt) || !errors.Is(err, disktest.ErrRead) {
 		t.Errorf("got %v", err)
 	}
 }

@@ -2,12 +2,8 @@ package vhd
 
 import (
 	"bytes"
-	"encoding/json"
 	"fmt"
-	"io"
-	"math/rand/v2"
 	"os"
-	"os/exec"
 	"path/filepath"
 	"strings"
 	"testing"
@@ -15,8 +11,8 @@ import (
 
 	"github.com/google/uuid"
 
+	"github.com/kilnhq/kiln/imager/disktest"
 	"github.com/kilnhq/kiln/imager/extent"
-	"github.com/kilnhq/kiln/internal/oracle"
 )
 
 var testOptions = Options{
@@ -24,71 +20,11 @@ var testOptions = Options{
 	Time: time.Date(2000, 1, 1, 0, 0, 5, 0, time.UTC),
 }
 
-func random(n int, seed uint64) []byte {
-	p := make([]byte, n)
-	rng := rand.New(rand.NewPCG(seed, 2))
-	for i := range p {
-		p[i] = byte(rng.Uint32()) | 1 // no zeros
-	}
-	return p
-}
-
-type piece struct {
-	at      int64
-	content []byte
-}
-
-func disk(t testing.TB, size int64, pieces ...piece) *extent.Map {
-	t.Helper()
-	m := extent.New(size)
-	for _, p := range pieces {
-		if err := m.PutBytes(p.at, p.content); err != nil {
-			t.Fatal(err)
-		}
-	}
-	return m
-}
-
-// scattered returns a disk of pieces and holes of any size.
-func scattered(t testing.TB, size int64, seed uint64) *extent.Map {
-	m := extent.New(size)
-	rng := rand.New(rand.NewPCG(seed, 3))
-	for off := int64(0); off < size; {
-		n := min(size-off, 1+rng.Int64N(1<<uint(4+rng.IntN(19))))
-		if rng.IntN(2) == 0 {
-			if err := m.PutBytes(off, random(int(n), uint64(off))); err != nil {
-				t.Fatal(err)
-			}
-		}
-		off += n
-	}
-	return m
-}
-
-func disks(t testing.TB) map[string]*extent.Map {
-	return map[string]*extent.Map{
-		"one sector": disk(t, 512, piece{0, random(512, 1)}),
-		"hole":       disk(t, 10<<20),
-		"zeros":      disk(t, 3<<20, piece{1 << 20, make([]byte, 1<<20)}),
-		"full":       disk(t, 6<<20, piece{0, random(6<<20, 3)}),
-		"odd size":   disk(t, 3<<20+3*512, piece{0, random(70000, 4)}, piece{3 << 20, random(3*512, 5)}),
-		"unaligned":  disk(t, 9<<20, piece{1, random(3, 6)}, piece{65535, random(2, 7)}, piece{2<<20 - 7, random(4<<20, 8)}, piece{9<<20 - 1, []byte{1}}),
-		"scattered":  scattered(t, 20<<20+512, 11),
-		"past 4 GiB": disk(t, 5<<30, piece{0, random(1000, 12)}, piece{4<<30 - 100, random(200, 13)}, piece{5<<30 - 70000, random(70000, 14)}),
-	}
-}
-
-func write(t testing.TB, path string, m *extent.Map) {
-	t.Helper()
-	f, err := os.Create(path)
-	if err != nil {
-		t.Fatal(err)
-	}
-	defer f.Close()
-	if err := extent.WriteSparse(t.Context(), f, m, nil); err != nil {
-		t.Fatal(err)
-	}
-}
+// kinds are the two kinds of image.
+var kinds = []struct {
+	name string
+	o    Options
+}{{"dynamic", Options{}}, {"fixed", Options{Fixed: true}}}
 
 func writeImage(t testing.TB, path string, disk *extent.Map, o Options) {
 	t.Helper()
@@ -96,91 +32,22 @@ func writeImage(t testing.TB, path string, disk *extent.Map, o Options) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	write(t, path, m)
-}
-
-func tool(t testing.TB, name string, args ...string) string {
-	t.Helper()
-	out, err := exec.CommandContext(t.Context(), oracle.Tool(t, name), args...).CombinedOutput()
-	if err != nil {
-		t.Fatalf("%s %s: %v\n%s", name, strings.Join(args, " "), err, out)
-	}
-	return string(out)
-}
-
-// judge has qemu-img compare an image with the raw disk, and say its size.
-// It has no check for this format.
-func judge(t testing.TB, raw, image string, size int64) {
-	t.Helper()
-	if out := tool(t, "qemu-img", "compare", "-f", "raw", "-F", "vpc", raw, image); out != "Images are identical.\n" {
-		t.Errorf("qemu-img compare:\n%s", out)
-	}
-	var info struct {
-		Size int64 `json:"virtual-size"`
-	}
-	if out := tool(t, "qemu-img", "info", "-f", "vpc", "--output=json", image); json.Unmarshal([]byte(out), &info) != nil || info.Size != size {
-		t.Errorf("qemu-img info, want a disk of %d bytes:\n%s", size, out)
-	}
-}
-
-func open(t testing.TB, path string) *extent.Map {
-	t.Helper()
-	f, err := extent.File(path)
-	if err != nil {
-		t.Fatal(err)
-	}
-	m, err := Open(f)
-	if err != nil {
-		t.Fatalf("Open: %v", err)
-	}
-	return m
-}
-
-// same compares two disks, in pieces of odd sizes, without reading what is a
-// hole in both.
-func same(t testing.TB, got, want *extent.Map) {
-	t.Helper()
-	if got.Size() != want.Size() {
-		t.Fatalf("disk of %d bytes, want %d", got.Size(), want.Size())
-	}
-	lists := []*extent.Map{got, want}
-	if got.Allocated() > 1<<30 { // a fixed image: all of it may be data
-		lists = lists[1:]
-	}
-	for _, m := range lists {
-		for _, e := range m.Extents() {
-			for off := e.Offset; off < e.End(); off += 100_003 {
-				n := min(100_003, e.End()-off)
-				a, b := make([]byte, n), make([]byte, n)
-				for _, r := range []struct {
-					m *extent.Map
-					p []byte
-				}{{got, a}, {want, b}} {
-					if _, err := r.m.ReadAt(r.p, off); err != nil && err != io.EOF {
-						t.Fatal(err)
-					}
-				}
-				if !bytes.Equal(a, b) {
-					t.Fatalf("content differs in the %d bytes at %d", n, off)
-				}
-			}
-		}
-	}
+	disktest.Write(t, path, m)
 }
 
 func TestWrittenImages(t *testing.T) {
-	for name, d := range disks(t) {
+	for name, d := range disktest.Disks(t) {
 		raw := filepath.Join(t.TempDir(), "disk.raw")
-		write(t, raw, d)
+		disktest.Write(t, raw, d)
 		for _, fixed := range []bool{true, false} {
 			t.Run(fmt.Sprintf("%s/fixed=%v", name, fixed), func(t *testing.T) {
 				image := filepath.Join(t.TempDir(), "disk.vhd")
 				o := testOptions
 				o.Fixed = fixed
 				writeImage(t, image, d, o)
-				judge(t, raw, image, d.Size())
-				got := open(t, image)
-				same(t, got, d)
+				disktest.Judge(t, "vpc", raw, image)
+				got := disktest.Open(t, image, Open)
+				disktest.Same(t, got, d)
 				// Of a dynamic image, all that the bitmaps say is not a hole.
 				if most := d.Allocated() + int64(len(d.Extents()))*2*sector; !fixed && got.Allocated() > most {
 					t.Errorf("%d bytes of the disk are not holes, want at most %d", got.Allocated(), most)
@@ -192,14 +59,14 @@ func TestWrittenImages(t *testing.T) {
 
 // TestImagesOfQEMU reads what qemu-img writes with each of its options.
 func TestImagesOfQEMU(t *testing.T) {
-	for name, d := range disks(t) {
+	for name, d := range disktest.Disks(t) {
 		raw := filepath.Join(t.TempDir(), "disk.raw")
-		write(t, raw, d)
+		disktest.Write(t, raw, d)
 		for _, options := range []string{"subformat=dynamic", "subformat=fixed", "subformat=dynamic,force_size", "subformat=fixed,force_size"} {
 			t.Run(name+"/"+options, func(t *testing.T) {
 				image := filepath.Join(t.TempDir(), "disk.vhd")
-				tool(t, "qemu-img", "convert", "-f", "raw", "-O", "vpc", "-o", options, raw, image)
-				got := open(t, image)
+				disktest.Run(t, "qemu-img", "convert", "-f", "raw", "-O", "vpc", "-o", options, raw, image)
+				got := disktest.Open(t, image, Open)
 				// Without force_size the disk has become larger.
 				want := extent.New(got.Size())
 				if got.Size() < d.Size() || strings.Contains(options, "force_size") && got.Size() != d.Size() {
@@ -208,14 +75,14 @@ func TestImagesOfQEMU(t *testing.T) {
 				if err := want.Put(0, d); err != nil {
 					t.Fatal(err)
 				}
-				same(t, got, want)
+				disktest.Same(t, got, want)
 				if got.Allocated() > 1<<30 {
 					return // all of a large fixed image
 				}
 				// And it is the size that QEMU sees.
 				again := filepath.Join(t.TempDir(), "again.raw")
-				write(t, again, got)
-				judge(t, again, image, got.Size())
+				disktest.Write(t, again, got)
+				disktest.Judge(t, "vpc", again, image)
 			})
 		}
 	}
@@ -223,7 +90,7 @@ func TestImagesOfQEMU(t *testing.T) {
 
 // TestStreams compares the image as a stream with the one written sparsely.
 func TestStreams(t *testing.T) {
-	d := scattered(t, 9<<20, 17)
+	d := disktest.Scattered(t, 9<<20, 17)
 	for _, fixed := range []bool{true, false} {
 		o := testOptions
 		o.Fixed = fixed
@@ -232,7 +99,7 @@ func TestStreams(t *testing.T) {
 			t.Fatal(err)
 		}
 		image := filepath.Join(t.TempDir(), "disk.vhd")
-		write(t, image, m)
+		disktest.Write(t, image, m)
 		want, err := os.ReadFile(image)
 		if err != nil {
 			t.Fatal(err)

@@ -4,23 +4,14 @@ import (
 	"bytes"
 	"encoding/hex"
 	"errors"
-	"io"
 	"strings"
 	"testing"
 
+	"github.com/kilnhq/kiln/imager/disktest"
 	"github.com/kilnhq/kiln/imager/extent"
 )
 
 // What the specification says, number by number: QEMU would overlook some of it.
-
-func read(t testing.TB, src io.ReaderAt, off int64, n int) []byte {
-	t.Helper()
-	p := make([]byte, n)
-	if _, err := src.ReadAt(p, off); err != nil && err != io.EOF {
-		t.Fatal(err)
-	}
-	return p
-}
 
 // crc32c is the checksum of RFC 3720, bit by bit.
 func crc32c(b []byte) string {
@@ -43,7 +34,7 @@ func TestChecksum(t *testing.T) {
 
 // TestGolden reads every structure of a small image.
 func TestGolden(t *testing.T) {
-	d := disk(t, 7<<20, piece{2<<20 + 100, random(200, 1)}, piece{5<<20 - 1, random(1<<20, 2)})
+	d := disktest.Disk(t, 7<<20, disktest.At(2<<20+100, disktest.Noise(200, 1)), disktest.At(5<<20-1, disktest.Noise(1<<20, 2)))
 	for _, tt := range []struct {
 		name       string
 		o          Options
@@ -78,7 +69,7 @@ func TestGolden(t *testing.T) {
 			want := func(name string, at, end int64, content string) {
 				t.Helper()
 				content += strings.Repeat("00", int(end-at)-len(content)/2)
-				if got := hex.EncodeToString(read(t, m, at, int(end-at))); got != content {
+				if got := hex.EncodeToString(disktest.Read(t, m, at, int(end-at))); got != content {
 					n := 0
 					for got[n] == content[n] {
 						n++
@@ -121,7 +112,7 @@ func TestGolden(t *testing.T) {
 			want("BAT", 3<<20, 4<<20, strings.Join(tt.bat, ""))
 			for from, to := range tt.data {
 				n := int(min(1<<20, 7<<20-from))
-				if !bytes.Equal(read(t, m, to, n), read(t, d, from, n)) {
+				if !bytes.Equal(disktest.Read(t, m, to, n), disktest.Read(t, d, from, n)) {
 					t.Errorf("the MiB at %d of the disk is not at %d", from, to)
 				}
 			}
@@ -134,8 +125,8 @@ func TestGolden(t *testing.T) {
 func TestBAT(t *testing.T) {
 	for _, o := range []Options{{}, {BlockSize: 256 << 20}, {BlockSize: 256 << 20, SectorSize: 4096}} {
 		const size = 70 << 30
-		d := disk(t, size, piece{0, random(1, 1)}, piece{4<<30 - 1, random(2, 2)}, piece{32<<30 - 1, random(2, 3)},
-			piece{40 << 30, random(1<<20, 4)}, piece{size - 1, random(1, 5)})
+		d := disktest.Disk(t, size, disktest.At(0, disktest.Noise(1, 1)), disktest.At(4<<30-1, disktest.Noise(2, 2)), disktest.At(32<<30-1, disktest.Noise(2, 3)),
+			disktest.At(40<<30, disktest.Noise(1<<20, 4)), disktest.At(size-1, disktest.Noise(1, 5)))
 		m, err := Map(d, o)
 		if err != nil {
 			t.Fatal(err)
@@ -177,7 +168,7 @@ func TestBAT(t *testing.T) {
 		for _, step := range []int64{1 << 20, 9973, 8 * 4097} {
 			for off := int64(0); off < int64(len(want)); off += step {
 				n := min(step, int64(len(want))-off)
-				if got := read(t, m, 3<<20+off, int(n)); !bytes.Equal(got, want[off:off+n]) {
+				if got := disktest.Read(t, m, 3<<20+off, int(n)); !bytes.Equal(got, want[off:off+n]) {
 					t.Fatalf("%+v: %d bytes at %d of the BAT differ", o, n, off)
 				}
 			}
@@ -211,7 +202,7 @@ func TestRefusedDisks(t *testing.T) {
 // TestLargest maps and reads disks of 3 and 64 TiB, without writing them.
 func TestLargest(t *testing.T) {
 	for _, size := range []int64{3 << 40, MaxSize} {
-		d := disk(t, size, piece{0, random(600, 1)}, piece{2 << 40, random(600, 3)}, piece{size - 600, random(600, 2)})
+		d := disktest.Disk(t, size, disktest.At(0, disktest.Noise(600, 1)), disktest.At(2<<40, disktest.Noise(600, 3)), disktest.At(size-600, disktest.Noise(600, 2)))
 		for _, o := range []Options{{BlockSize: 64 << 20}, {Fixed: true, BlockSize: 256 << 20, SectorSize: 4096}, {BlockSize: 32 << 20, SectorSize: 4096}} {
 			m, err := Map(d, o)
 			if err != nil {
@@ -221,7 +212,7 @@ func TestLargest(t *testing.T) {
 			if err != nil {
 				t.Fatal(err)
 			}
-			same(t, got, d)
+			disktest.Same(t, got, d)
 		}
 	}
 }

@@ -10,6 +10,7 @@ import (
 	"strings"
 	"testing"
 
+	"github.com/kilnhq/kiln/imager/disktest"
 	"github.com/kilnhq/kiln/imager/extent"
 )
 
@@ -20,11 +21,7 @@ func image(t testing.TB, d *extent.Map, o Options) []byte {
 	if err != nil {
 		t.Fatal(err)
 	}
-	var b bytes.Buffer
-	if _, err := m.WriteTo(&b); err != nil {
-		t.Fatal(err)
-	}
-	return b.Bytes()
+	return disktest.Content(t, m)
 }
 
 // sign makes the checksums of headers and region tables right again.
@@ -59,7 +56,7 @@ func change(b []byte, patches ...patch) []byte {
 }
 
 func TestDamagedImages(t *testing.T) {
-	d := disk(t, 5<<20, piece{0, random(3000, 1)}, piece{4<<20 + 100, random(5000, 2)})
+	d := disktest.Disk(t, 5<<20, disktest.At(0, disktest.Noise(3000, 1)), disktest.At(4<<20+100, disktest.Noise(5000, 2)))
 	b := image(t, d, testOptions)
 	fixed := testOptions
 	fixed.Fixed = true
@@ -142,7 +139,7 @@ func TestDamagedImages(t *testing.T) {
 // TestSecondCopies reads images with one of the two headers or region tables
 // damaged, and takes the newer header.
 func TestSecondCopies(t *testing.T) {
-	d := disk(t, 5<<20, piece{0, random(3000, 1)}, piece{4<<20 + 100, random(5000, 2)})
+	d := disktest.Disk(t, 5<<20, disktest.At(0, disktest.Noise(3000, 1)), disktest.At(4<<20+100, disktest.Noise(5000, 2)))
 	b := image(t, d, testOptions)
 	for _, at := range []int64{headersAt[0], headersAt[1], regionTablesAt[0], regionTablesAt[1]} {
 		c := bytes.Clone(b)
@@ -151,7 +148,7 @@ func TestSecondCopies(t *testing.T) {
 		if err != nil {
 			t.Fatalf("damage at %d: %v", at, err)
 		}
-		same(t, got, d)
+		disktest.Same(t, got, d)
 	}
 	for _, tt := range []struct {
 		at  int64 // of the header with a log
@@ -170,11 +167,11 @@ func TestSecondCopies(t *testing.T) {
 
 // TestLog has qemu-img replay the log of an image that Open has refused.
 func TestLog(t *testing.T) {
-	d := scattered(t, 20<<20, 5)
+	d := disktest.Scattered(t, 20<<20, 5)
 	dir := t.TempDir()
 	raw, path := filepath.Join(dir, "disk.raw"), filepath.Join(dir, "disk.vhdx")
-	write(t, raw, d)
-	tool(t, "qemu-img", "convert", "-f", "raw", "-O", "vhdx", raw, path)
+	disktest.Write(t, raw, d)
+	disktest.Run(t, "qemu-img", "convert", "-f", "raw", "-O", "vhdx", raw, path)
 	b, err := os.ReadFile(path)
 	if err != nil {
 		t.Fatal(err)
@@ -199,17 +196,17 @@ func TestLog(t *testing.T) {
 	if _, err := Open(f); !errors.Is(err, ErrUnsupported) || !strings.Contains(err.Error(), "has to be replayed") {
 		t.Errorf("got %v", err)
 	}
-	tool(t, "qemu-img", "check", "-f", "vhdx", "-r", "all", path)
-	tool(t, "qemu-img", "convert", "-f", "vhdx", "-O", "raw", path, raw)
+	disktest.Run(t, "qemu-img", "check", "-f", "vhdx", "-r", "all", path)
+	disktest.Run(t, "qemu-img", "convert", "-f", "vhdx", "-O", "raw", path, raw)
 	content, err := os.ReadFile(raw)
 	if err != nil {
 		t.Fatal(err)
 	}
-	same(t, open(t, path), disk(t, d.Size(), piece{0, content}))
+	disktest.Same(t, disktest.Open(t, path, Open), disktest.Disk(t, d.Size(), disktest.At(0, content)))
 }
 
 func FuzzOpen(f *testing.F) {
-	b := image(f, disk(f, 3<<20+512, piece{512, random(600, 1)}, piece{2 << 20, random(600, 2)}), Options{})
+	b := image(f, disktest.Disk(f, 3<<20+512, disktest.At(512, disktest.Noise(600, 1)), disktest.At(2<<20, disktest.Noise(600, 2))), Options{})
 	seed := func(b []byte) {
 		f.Add(b[headersAt[0]:][:80], b[regionTablesAt[0]:][:80], b[metadataAt:][:192], b[metadataAt+itemsAt:][:40], b[batAt:][:48])
 	}
@@ -257,18 +254,11 @@ func FuzzOpen(f *testing.F) {
 	})
 }
 
-// failing is a Source that cannot be read.
-type failing int64
-
-func (f failing) Size() int64 { return int64(f) }
-
-func (f failing) ReadAt([]byte, int64) (int, error) { return 0, errors.New("bad sector") }
-
 func TestReadError(t *testing.T) {
-	if _, err := Open(failing(4 << 20)); err == nil || errors.Is(err, ErrCorrupt) || !strings.Contains(err.Error(), "bad sector") {
+	if _, err := Open(disktest.Broken(4 << 20)); err == nil || errors.Is(err, ErrCorrupt) || !errors.Is(err, disktest.ErrRead) {
 		t.Errorf("got %v", err)
 	}
-	if _, err := Open(failing(maxFile + 1)); !errors.Is(err, ErrUnsupported) || !strings.HasSuffix(err.Error(), "a file of 140737488355329 bytes, want at most 140737488355328") {
+	if _, err := Open(disktest.Broken(maxFile + 1)); !errors.Is(err, ErrUnsupported) || !strings.HasSuffix(err.Error(), "a file of 140737488355329 bytes, want at most 140737488355328") {
 		t.Errorf("got %v", err)
 	}
 }

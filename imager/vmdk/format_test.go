@@ -12,6 +12,7 @@ import (
 
 	"github.com/klauspost/compress/zlib"
 
+	"github.com/kilnhq/kiln/imager/disktest"
 	"github.com/kilnhq/kiln/imager/extent"
 )
 
@@ -84,7 +85,7 @@ func fields(values ...any) []byte {
 
 func TestMapGolden(t *testing.T) {
 	// 33 MiB: two tables, of which one is used.
-	m, err := Map(disk(t, 33<<20, piece{65536, []byte("data")}, piece{3 * 65536, []byte("more")}), options)
+	m, err := Map(disktest.Disk(t, 33<<20, disktest.At(65536, []byte("data")), disktest.At(3*65536, []byte("more"))), options)
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -124,7 +125,7 @@ func TestMapGolden(t *testing.T) {
 func TestWriteGolden(t *testing.T) {
 	// Tables 0 and 2 of three are used.
 	var b bytes.Buffer
-	if err := Write(t.Context(), &b, disk(t, 65<<20, piece{65536, []byte("data")}, piece{64 << 20, []byte("more")}), options, nil); err != nil {
+	if err := Write(t.Context(), &b, disktest.Disk(t, 65<<20, disktest.At(65536, []byte("data")), disktest.At(64<<20, []byte("more"))), options, nil); err != nil {
 		t.Fatal(err)
 	}
 	image := b.Bytes()
@@ -193,21 +194,13 @@ func TestWriteRefuses(t *testing.T) {
 		}
 	}
 	full := extent.New(2 << 40)
-	if err := full.Put(0, endless(2<<40)); err != nil {
+	if err := full.Put(0, disktest.Broken(2<<40)); err != nil {
 		t.Fatal(err)
 	}
 	if _, err := Map(full, options); err == nil || !strings.Contains(err.Error(), "2048 GiB of data; a sparse file ends at 2 TiB") {
 		t.Errorf("2 TiB of data: %v", err)
 	}
 }
-
-// endless is a source of that many bytes, none of which can be read.
-type endless int64
-
-var errRead = errors.New("cannot be read")
-
-func (e endless) Size() int64                       { return int64(e) }
-func (e endless) ReadAt([]byte, int64) (int, error) { return 0, errRead }
 
 type failing struct{ after int }
 
@@ -220,13 +213,13 @@ func (f *failing) Write(p []byte) (int, error) {
 
 func TestWriteStops(t *testing.T) {
 	bad := extent.New(1 << 30)
-	if err := bad.Put(0, endless(1<<30)); err != nil {
+	if err := bad.Put(0, disktest.Broken(1<<30)); err != nil {
 		t.Fatal(err)
 	}
-	if err := Write(t.Context(), io.Discard, bad, options, nil); !errors.Is(err, errRead) {
+	if err := Write(t.Context(), io.Discard, bad, options, nil); !errors.Is(err, disktest.ErrRead) {
 		t.Errorf("source that fails: %v", err)
 	}
-	good := mixed(t, 20<<20, 1)
+	good := disktest.Mixed(t, 20<<20, 1)
 	for _, after := range []int{0, 100_000, 3 << 20} {
 		if err := Write(t.Context(), &failing{after}, good, options, nil); !errors.Is(err, os.ErrPermission) {
 			t.Errorf("writer that fails after %d: %v", after, err)
@@ -242,7 +235,7 @@ func TestWriteStops(t *testing.T) {
 // image returns an image of a small disk, changed.
 func image(t testing.TB, kind string, change func([]byte) []byte) extent.Source {
 	t.Helper()
-	d := disk(t, 1<<20, piece{0, text(200_000, 1)})
+	d := disktest.Disk(t, 1<<20, disktest.At(0, disktest.Text(200_000, 1)))
 	var b bytes.Buffer
 	if kind == streamOptimized {
 		if err := Write(t.Context(), &b, d, options, nil); err != nil {
@@ -367,7 +360,7 @@ RW 8 FLAT "disk-flat.vmdk" 4
 `
 
 func TestOpenFiles(t *testing.T) {
-	content := noise(16*512, 1)
+	content := disktest.Noise(16*512, 1)
 	files := func(name string) (extent.Source, error) {
 		if name != "disk-flat.vmdk" {
 			return nil, os.ErrNotExist
@@ -378,7 +371,7 @@ func TestOpenFiles(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	equal(t, got, disk(t, 32*512, piece{16 * 512, content[:8*512]}, piece{24 * 512, content[4*512 : 12*512]}))
+	disktest.Same(t, got, disktest.Disk(t, 32*512, disktest.At(16*512, content[:8*512]), disktest.At(24*512, content[4*512:12*512])))
 
 	for _, test := range []struct {
 		old, new string

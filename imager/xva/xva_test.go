@@ -9,7 +9,6 @@ import (
 	"encoding/xml"
 	"errors"
 	"io"
-	"math/rand/v2"
 	"os"
 	"os/exec"
 	"path/filepath"
@@ -19,6 +18,7 @@ import (
 	"testing"
 	"time"
 
+	"github.com/kilnhq/kiln/imager/disktest"
 	"github.com/kilnhq/kiln/imager/extent"
 	"github.com/kilnhq/kiln/internal/oracle"
 )
@@ -32,38 +32,16 @@ func machine() Machine {
 	}
 }
 
-func noise(seed byte, n int) []byte {
-	b := make([]byte, n)
-	rand.NewChaCha8([32]byte{seed}).Read(b)
-	return b
-}
-
-type part struct {
-	at      int64
-	content []byte
-}
-
-func disk(t testing.TB, size int64, parts ...part) *extent.Map {
-	t.Helper()
-	m := extent.New(size)
-	for _, p := range parts {
-		if err := m.PutBytes(p.at, p.content); err != nil {
-			t.Fatal(err)
-		}
-	}
-	return m
-}
-
 func disks(t testing.TB) map[string]*extent.Map {
 	return map[string]*extent.Map{
-		"a hole":      disk(t, 5*mib),
-		"a sector":    disk(t, 512, part{0, noise(1, 512)}),
-		"full":        disk(t, 3*mib, part{0, noise(2, 3*mib)}),
-		"odd end":     disk(t, 3*mib+1536, part{2*mib + 5, noise(3, 9)}),
-		"zeros":       disk(t, 9*mib, part{mib, make([]byte, 3*mib)}, part{4*mib - 512 + mib, noise(4, 1024)}),
-		"shared":      disk(t, 4*mib, part{mib, noise(5, 100)}, part{mib + 1000, noise(6, 100)}, part{2*mib - 1, noise(7, 2)}),
-		"far":         disk(t, 300*mib, part{211 * mib, noise(8, mib)}),
-		"end of data": disk(t, 8*mib, part{7*mib - 1, noise(9, mib)}),
+		"a hole":      disktest.Disk(t, 5*mib),
+		"a sector":    disktest.Disk(t, 512, disktest.At(0, disktest.Noise(512, 1))),
+		"full":        disktest.Disk(t, 3*mib, disktest.At(0, disktest.Noise(3*mib, 2))),
+		"odd end":     disktest.Disk(t, 3*mib+1536, disktest.At(2*mib+5, disktest.Noise(9, 3))),
+		"zeros":       disktest.Disk(t, 9*mib, disktest.At(mib, make([]byte, 3*mib)), disktest.At(4*mib-512+mib, disktest.Noise(1024, 4))),
+		"shared":      disktest.Disk(t, 4*mib, disktest.At(mib, disktest.Noise(100, 5)), disktest.At(mib+1000, disktest.Noise(100, 6)), disktest.At(2*mib-1, disktest.Noise(2, 7))),
+		"far":         disktest.Disk(t, 300*mib, disktest.At(211*mib, disktest.Noise(mib, 8))),
+		"end of data": disktest.Disk(t, 8*mib, disktest.At(7*mib-1, disktest.Noise(mib, 9))),
 	}
 }
 
@@ -78,26 +56,6 @@ func write(t testing.TB, m *extent.Map, machine Machine) []byte {
 		t.Errorf("progress told of %d bytes, want %d", told, m.Size())
 	}
 	return out.Bytes()
-}
-
-func same(t *testing.T, want, got extent.Source) {
-	t.Helper()
-	if got.Size() != want.Size() {
-		t.Fatalf("%d bytes, want %d", got.Size(), want.Size())
-	}
-	a, b := make([]byte, mib), make([]byte, mib)
-	for at := int64(0); at < want.Size(); at += mib {
-		n := min(mib, want.Size()-at)
-		if _, err := want.ReadAt(a[:n], at); err != nil && err != io.EOF {
-			t.Fatal(err)
-		}
-		if _, err := got.ReadAt(b[:n], at); err != nil && err != io.EOF {
-			t.Fatal(err)
-		}
-		if !bytes.Equal(a[:n], b[:n]) {
-			t.Fatalf("other bytes at %d", at)
-		}
-	}
 }
 
 // xva-img compares the checksums.
@@ -119,7 +77,7 @@ func TestXVAImgUnpacks(t *testing.T) {
 			if err != nil {
 				t.Fatal(err)
 			}
-			same(t, m, got)
+			disktest.Same(t, got, m)
 		})
 	}
 }
@@ -162,7 +120,7 @@ func TestOpenXVAImg(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	same(t, m, got)
+	disktest.Same(t, got, m)
 }
 
 func TestOpen(t *testing.T) {
@@ -173,7 +131,7 @@ func TestOpen(t *testing.T) {
 			if err != nil {
 				t.Fatal(err)
 			}
-			same(t, m, got)
+			disktest.Same(t, got, m)
 			if most := int64(len(m.Extents())+4) * 2 * mib; got.Allocated() > max(most, m.Allocated()) {
 				t.Errorf("%d bytes are allocated of %d", got.Allocated(), m.Allocated())
 			}
@@ -184,7 +142,7 @@ func TestOpen(t *testing.T) {
 // The order and the names that xapi's stream_vdi.ml wants: a chunk, its checksum,
 // chunks in ascending order, the first and the last always.
 func TestChunks(t *testing.T) {
-	m := disk(t, 12*mib+512, part{2 * mib, make([]byte, mib)}, part{5*mib + 100, noise(1, mib)}, part{11 * mib, noise(2, 1)})
+	m := disktest.Disk(t, 12*mib+512, disktest.At(2*mib, make([]byte, mib)), disktest.At(5*mib+100, disktest.Noise(mib, 1)), disktest.At(11*mib, disktest.Noise(1, 2)))
 	r := tar.NewReader(bytes.NewReader(write(t, m, machine())))
 	var got []string
 	var last []byte
@@ -234,7 +192,7 @@ func TestSameBytes(t *testing.T) {
 	defer runtime.GOMAXPROCS(runtime.GOMAXPROCS(1))
 	other := machine()
 	other.Time = other.Time.In(time.FixedZone("far", 14*3600))
-	if got := write(t, disk(t, m.Size(), part{0, whole.Bytes()}), other); !bytes.Equal(got, want) {
+	if got := write(t, disktest.Disk(t, m.Size(), disktest.At(0, whole.Bytes())), other); !bytes.Equal(got, want) {
 		t.Error("other bytes")
 	}
 }
@@ -355,7 +313,7 @@ func TestErrorsAndCancel(t *testing.T) {
 	}
 	ctx, cancel := context.WithCancel(context.Background())
 	defer cancel()
-	if err := Write(ctx, io.Discard, disk(t, 64*mib, part{0, noise(1, 64*mib)}), machine(), func(int64) { cancel() }); !errors.Is(err, context.Canceled) {
+	if err := Write(ctx, io.Discard, disktest.Disk(t, 64*mib, disktest.At(0, disktest.Noise(64*mib, 1))), machine(), func(int64) { cancel() }); !errors.Is(err, context.Canceled) {
 		t.Errorf("%v, want %v", err, context.Canceled)
 	}
 }
@@ -424,7 +382,7 @@ func FuzzOpen(f *testing.F) {
 }
 
 func BenchmarkWrite(b *testing.B) {
-	m := disk(b, 256*mib, part{3 * mib, noise(1, 128*mib)})
+	m := disktest.Disk(b, 256*mib, disktest.At(3*mib, disktest.Noise(128*mib, 1)))
 	b.SetBytes(m.Allocated())
 	for b.Loop() {
 		if err := Write(context.Background(), io.Discard, m, machine(), nil); err != nil {
