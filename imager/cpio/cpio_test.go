@@ -7,14 +7,11 @@ import (
 	"fmt"
 	"io"
 	"io/fs"
-	"maps"
 	"math"
 	"os"
 	"os/exec"
 	"path/filepath"
-	"slices"
 	"strings"
-	"syscall"
 	"testing"
 
 	"github.com/kilnhq/kiln/imager/extent"
@@ -127,123 +124,6 @@ func describe(t testing.TB, ino *tree.Inode) string {
 		ino.Target, sha256.Sum256(append([]byte(ino.Target), contentOf(t, ino.Content)...)))
 }
 
-// describeUnpacked leaves out the times that GNU cpio does not set.
-func describeUnpacked(t testing.TB, ino *tree.Inode) string {
-	c := *ino
-	if ino.Mode&(fs.ModeDir|fs.ModeSymlink) != 0 {
-		c.ModTime = 0
-	}
-	return describe(t, &c)
-}
-
-// sameAsTree compares entries with the tree they should be.
-func sameAsTree(t *testing.T, entries []Entry, tr *tree.Tree) {
-	t.Helper()
-	i := 0
-	for name, ino := range tr.All() {
-		if name == "." {
-			continue
-		}
-		if i >= len(entries) {
-			t.Fatalf("%s is missing", name)
-		}
-		e := entries[i]
-		if got, want := describe(t, e.Inode), describe(t, ino); e.Name != name || got != want {
-			t.Errorf("%s: %s\nwant %s: %s", e.Name, got, name, want)
-		}
-		for _, other := range entries[:i] {
-			if ino.Mode&fs.ModeSymlink == 0 && (other.Inode == e.Inode) != (tr.Lookup(other.Name) == ino) {
-				t.Errorf("%s and %s: one inode %v", other.Name, name, other.Inode == e.Inode)
-			}
-		}
-		i++
-	}
-	if i != len(entries) {
-		t.Errorf("%d entries, want %d", len(entries), i)
-	}
-}
-
-func TestReadReturnsWhatBuildTook(t *testing.T) {
-	tr := full(t)
-	image := build(t, tr)
-	segments, err := Read(bytes.NewReader(image), int64(len(image)), 0)
-	if err != nil {
-		t.Fatal(err)
-	}
-	if len(segments) != 1 || segments[0].Compression != Stored || segments[0].Size != int64(len(image)) || len(image)%4 != 0 {
-		t.Fatalf("%d segments, %+v", len(segments), segments[0])
-	}
-	sameAsTree(t, segments[0].Entries, tr)
-}
-
-func TestReadSegments(t *testing.T) {
-	early := tree.New()
-	add(t, early, "kernel", &tree.Inode{Mode: fs.ModeDir | 0o755})
-	add(t, early, "kernel/ucode.bin", file(0o644, blob(30000)))
-	layers := tree.New()
-	add(t, layers, "rootfs.sqsh", file(0o444, blob(200000)))
-
-	// The frame is to end where padding is necessary before an archive.
-	middle, zipped := full(t), []byte(nil)
-	for n := 0; len(zipped)%4 == 0; n++ {
-		if n > 100 {
-			t.Fatal("found no such frame")
-		}
-		add(t, middle, fmt.Sprintf("extra%d", n), file(0o644, blob(n)))
-		zipped = compress(t, build(t, middle))
-	}
-	image, err := extent.Concat(4, extent.Bytes(build(t, early)), extent.Bytes(make([]byte, 512)),
-		extent.Bytes(zipped), extent.Bytes(build(t, layers)), extent.Bytes(make([]byte, 100000)))
-	if err != nil {
-		t.Fatal(err)
-	}
-	segments, err := Read(image, image.Size(), 1<<20)
-	if err != nil {
-		t.Fatal(err)
-	}
-	if len(segments) != 3 {
-		t.Fatalf("%d segments, want 3", len(segments))
-	}
-	for i, want := range []struct {
-		compression string
-		tree        *tree.Tree
-	}{{Stored, early}, {Zstd, middle}, {Stored, layers}} {
-		if segments[i].Compression != want.compression {
-			t.Errorf("segment %d: %s", i, segments[i].Compression)
-		}
-		sameAsTree(t, segments[i].Entries, want.tree)
-	}
-	if s := segments[1]; s.Size != int64(len(zipped)) || s.Offset != int64(len(build(t, early))+512) {
-		t.Errorf("zstd segment: offset %d, size %d", s.Offset, s.Size)
-	}
-	if _, err := Read(image, image.Size(), 100000); !errors.Is(err, ErrLimit) ||
-		!strings.Contains(err.Error(), "more than the 100000 bytes that are allowed") {
-		t.Errorf("with a small limit: %v", err)
-	}
-}
-
-func TestReadReportsOtherCompressions(t *testing.T) {
-	archive := build(t, plain(t))
-	for _, name := range []string{"gzip", "xz", "bzip2"} {
-		t.Run(name, func(t *testing.T) {
-			cmd := exec.Command(oracle.Tool(t, name), "-c")
-			cmd.Stdin = bytes.NewReader(archive)
-			out, err := cmd.Output()
-			if err != nil {
-				t.Fatal(err)
-			}
-			image := append(bytes.Clone(archive), out...)
-			segments, err := Read(bytes.NewReader(image), int64(len(image)), 0)
-			if err != nil {
-				t.Fatal(err)
-			}
-			if len(segments) != 2 || segments[1].Compression != name || segments[1].Size != int64(len(out)) || segments[1].Entries != nil {
-				t.Errorf("%+v", segments[1:])
-			}
-		})
-	}
-}
-
 // TestBuildRefersToContents checks that no content is copied.
 func TestBuildRefersToContents(t *testing.T) {
 	path := filepath.Join(t.TempDir(), "rootfs.sqsh")
@@ -312,169 +192,6 @@ func TestCompressIsReadByZstd(t *testing.T) {
 	}
 }
 
-// unpackGNU unpacks archive with GNU cpio and returns the directory.
-func unpackGNU(t *testing.T, archive []byte) string {
-	t.Helper()
-	dir := t.TempDir()
-	cmd := exec.Command(oracle.Tool(t, "cpio"), "-idm", "--quiet", "--no-absolute-filenames")
-	cmd.Dir = dir
-	cmd.Stdin = bytes.NewReader(archive)
-	if out, err := cmd.CombinedOutput(); err != nil || len(out) > 0 {
-		t.Fatalf("cpio: %v\n%s", err, out)
-	}
-	return dir
-}
-
-// onDisk returns the tree of a directory.
-func onDisk(t *testing.T, dir string) *tree.Tree {
-	t.Helper()
-	tr := tree.New()
-	seen := map[uint64]*tree.Inode{}
-	err := filepath.WalkDir(dir, func(name string, d fs.DirEntry, err error) error {
-		if err != nil {
-			return err
-		}
-		rel, err := filepath.Rel(dir, name)
-		if err != nil || rel == "." {
-			return err
-		}
-		fi, err := d.Info()
-		if err != nil {
-			return err
-		}
-		st := fi.Sys().(*syscall.Stat_t)
-		ino := seen[st.Ino]
-		if ino == nil {
-			ino = &tree.Inode{Mode: fi.Mode(), UID: st.Uid, GID: st.Gid, ModTime: fi.ModTime().Unix()}
-			switch {
-			case fi.Mode().IsRegular():
-				b, err := os.ReadFile(name)
-				if err != nil {
-					return err
-				}
-				ino.Content = extent.Bytes(b)
-			case fi.Mode()&fs.ModeSymlink != 0:
-				if ino.Target, err = os.Readlink(name); err != nil {
-					return err
-				}
-			case fi.Mode()&fs.ModeDevice != 0:
-				ino.Major = uint32(st.Rdev>>8&0xfff | st.Rdev>>32&^0xfff)
-				ino.Minor = uint32(st.Rdev&0xff | st.Rdev>>12&^0xff)
-			}
-			seen[st.Ino] = ino
-		}
-		return tr.Add(rel, ino)
-	})
-	if err != nil {
-		t.Fatal(err)
-	}
-	return tr
-}
-
-func sameTrees(t *testing.T, got, want *tree.Tree) {
-	t.Helper()
-	a, b := maps.Collect(got.All()), maps.Collect(want.All())
-	for _, name := range slices.Sorted(maps.Keys(b)) {
-		if name == "." {
-			continue
-		}
-		if a[name] == nil {
-			t.Errorf("%s is missing", name)
-		} else if g, w := describeUnpacked(t, a[name]), describeUnpacked(t, b[name]); g != w {
-			t.Errorf("%s: %s\nwant %s", name, g, w)
-		}
-	}
-	if len(a) != len(b) {
-		t.Errorf("%d files, want %d", len(a), len(b))
-	}
-}
-
-func TestGNUUnpacks(t *testing.T) {
-	want := plain(t)
-	got := onDisk(t, unpackGNU(t, build(t, want)))
-	sameTrees(t, got, want)
-	for _, names := range [][]string{{"etc/hard1", "etc/hard2", "hard3"}, {"none1", "none2"}} {
-		for _, n := range names[1:] {
-			if got.Lookup(names[0]) != got.Lookup(n) {
-				t.Errorf("%s and %s are not linked", names[0], n)
-			}
-		}
-	}
-}
-
-func TestGNUUnpacksDevices(t *testing.T) {
-	oracle.Root(t)
-	sameTrees(t, onDisk(t, unpackGNU(t, build(t, full(t)))), full(t))
-}
-
-func TestGNULists(t *testing.T) {
-	cmd := exec.Command(oracle.Tool(t, "cpio"), "-itvn", "--quiet")
-	cmd.Stdin = bytes.NewReader(build(t, full(t)))
-	cmd.Env = append(os.Environ(), "TZ=UTC", "LC_ALL=C")
-	out, err := cmd.CombinedOutput()
-	if err != nil {
-		t.Fatalf("%v\n%s", err, out)
-	}
-	squeezed := strings.Join(strings.Fields(string(out)), " ")
-	for _, want := range []string{
-		"crw------- 1 0 0 5, 1 Jan 1 1970 dev/console",
-		"crw------- 1 0 0 10, 300 Jan 1 1970 dev/large",
-		"brw-rw---- 1 70000 4294967294 259, 70000 Jan 1 1970 dev/block",
-		"srw------- 1 0 0 0 Jan 1 1970 dev/socket",
-		"drwxr-xr-x 2 0 0 0 Jan 1 1970 dev",
-		"drwx------ 2 %d %d 0 Sep 13 2020 etc/deep",
-		"100001 Nov 14 2023 init",
-		"etc/link -> ../init",
-	} {
-		if strings.Contains(want, "%d") {
-			want = fmt.Sprintf(want, os.Getuid(), os.Getgid())
-		}
-		if !strings.Contains(squeezed, want) {
-			t.Errorf("no %q in\n%s", want, out)
-		}
-	}
-	if n, want := strings.Count(string(out), "\n"), full(t).Len()-1; n != want {
-		t.Errorf("%d entries, want %d", n, want)
-	}
-}
-
-func TestReadGNU(t *testing.T) {
-	want := plain(t)
-	dir := unpackGNU(t, build(t, want))
-	for _, format := range []string{"newc", "crc"} {
-		t.Run(format, func(t *testing.T) {
-			cmd := exec.Command("sh", "-c", "find . -depth -print0 | "+oracle.Tool(t, "cpio")+" -0o --quiet -H "+format)
-			cmd.Dir = dir
-			image, err := cmd.Output()
-			if err != nil {
-				t.Fatal(err)
-			}
-			segments, err := Read(bytes.NewReader(image), int64(len(image)), 0)
-			if err != nil {
-				t.Fatal(err)
-			}
-			got := map[string]*tree.Inode{}
-			for _, e := range segments[0].Entries {
-				got[e.Name] = e.Inode
-			}
-			if got["hard3"] != got["etc/hard1"] || got["hard3"] != got["etc/hard2"] || got["none1"] != got["none2"] {
-				t.Error("hard links are lost")
-			}
-			if got["."] == nil || len(got) != want.Len() {
-				t.Errorf("%d entries, want %d with the root", len(got), want.Len())
-			}
-			for name, ino := range want.All() {
-				if name == "." {
-					continue
-				}
-				if g, w := describeUnpacked(t, got[name]), describeUnpacked(t, ino); g != w {
-					t.Errorf("%s: %s\nwant %s", name, g, w)
-				}
-			}
-		})
-	}
-}
-
 func TestModTimeIsClamped(t *testing.T) {
 	tr := tree.New()
 	add(t, tr, "ancient", &tree.Inode{ModTime: -5})
@@ -493,7 +210,8 @@ func TestModTimeIsClamped(t *testing.T) {
 // huge is a content of a size that no test wants to have in memory.
 type huge int64
 
-func (h huge) Size() int64                         { return int64(h) }
+func (h huge) Size() int64 { return int64(h) }
+
 func (huge) ReadAt(p []byte, _ int64) (int, error) { return len(p), nil }
 
 func TestBuildRefuses(t *testing.T) {
@@ -523,97 +241,6 @@ func TestBuildRefuses(t *testing.T) {
 	if _, err := Build(tr); err != nil {
 		t.Errorf("4 GiB - 1: %v", err)
 	}
-}
-
-func TestReadRefuses(t *testing.T) {
-	good := tree.New()
-	add(t, good, "init", file(0o755, blob(100)))
-	add(t, good, "link", &tree.Inode{Mode: fs.ModeSymlink | 0o777, Target: "init"})
-	archive := build(t, good)
-	change := func(off int, s string) []byte {
-		c := bytes.Clone(archive)
-		copy(c[off:], s)
-		return c
-	}
-	const mode, nameSize = 6 + 8*fieldMode, 6 + 8*fieldNameSize
-	zipped := compress(t, archive)
-	corrupt := bytes.Clone(zipped)
-	corrupt[len(corrupt)-1] ^= 1 // the checksum
-	for _, tt := range []struct {
-		name  string
-		image []byte
-		want  string
-	}{
-		{"garbage", []byte("hello, world"), `"hello," at offset 0 is the beginning of no archive`},
-		{"garbage after an archive", append(bytes.Clone(archive), "\x00\x00x"...), `"x" at offset 462 is`},
-		{"old format", change(0, "070707"), "header at offset 0 is of cpio's old portable format, want newc"},
-		{"no magic", change(216, "00"), `magic number "000701" at offset 216, want "070701"`},
-		{"no number", change(mode, "0000x1ed"), `header at offset 0: "0000x1ed" is no hexadecimal number`},
-		{"no type", change(mode, "000001ed"), `entry "init" at offset 0: not an initramfs: mode 0o755 has no file type`},
-		{"no name", change(nameSize, "00000000"), "name of 0 bytes, want 1 to 4096"},
-		{"long name", change(nameSize, "00001001"), "name of 4097 bytes"},
-		{"no NUL", change(headerSize+4, "x"), "name without a final NUL"},
-		{"parent", change(headerSize, "../x"), `entry "../x" at offset 0: not an initramfs: the name leads out`},
-		{"size", change(6+8*fieldSize, "ffffffff"), "init ends at offset 4294967411 of 460"},
-		{"no trailer", archive[:len(archive)-124], "cut off: 110 bytes wanted at offset 336 of 336"},
-		{"cut off", archive[:200], "cut off: init ends at offset 216 of 200"},
-		{"not aligned", append(make([]byte, 2), archive...), "archive at offset 2, the kernel wants a multiple of 4"},
-		{"zstd cut off", zipped[:len(zipped)-3], "zstd segment at offset 0: not an initramfs: frame cut off"},
-		{"zstd header cut off", zipped[:5], "zstd segment at offset 0: not an initramfs: bad frame header"},
-		{"zstd checksum", corrupt, "zstd segment at offset 0: not an initramfs: "},
-		{"zstd of half an archive", compress(t, archive[:224]), "in the zstd segment at offset 0: not an initramfs: cut off"},
-		{"zstd of something", compress(t, []byte("text")), "in the zstd segment at offset 0: not an initramfs: cut off: 110"},
-	} {
-		t.Run(tt.name, func(t *testing.T) {
-			_, err := Read(bytes.NewReader(tt.image), int64(len(tt.image)), 1<<20)
-			if !errors.Is(err, ErrFormat) || !strings.Contains(err.Error(), tt.want) {
-				t.Errorf("error %v, want %q", err, tt.want)
-			}
-		})
-	}
-	if s, err := Read(bytes.NewReader(nil), 0, 0); len(s) != 0 || err != nil {
-		t.Errorf("empty image: %v, %v", s, err)
-	}
-	// A name may be absolute.
-	image := change(headerSize, "//i/")
-	s, err := Read(bytes.NewReader(image), int64(len(image)), 0)
-	if err != nil || s[0].Entries[0].Name != "i" {
-		t.Errorf("absolute name: %+v, %v", s, err)
-	}
-}
-
-func FuzzRead(f *testing.F) {
-	small := tree.New()
-	add(f, small, "init", file(0o755, blob(9)))
-	hard := file(0o644, blob(5))
-	add(f, small, "a", hard)
-	add(f, small, "b", hard)
-	add(f, small, "l", &tree.Inode{Mode: fs.ModeSymlink | 0o777, Target: "init"})
-	archive := build(f, small)
-	f.Add(archive)
-	f.Add(compress(f, archive))
-	f.Add(append(bytes.Clone(archive), compress(f, archive)...))
-	f.Add([]byte("\x1f\x8b\x08"))
-	f.Fuzz(func(t *testing.T, b []byte) {
-		segments, err := Read(bytes.NewReader(b), int64(len(b)), 1<<20)
-		if err != nil {
-			if !errors.Is(err, ErrFormat) && !errors.Is(err, ErrLimit) {
-				t.Errorf("%v is neither ErrFormat nor ErrLimit", err)
-			}
-			return
-		}
-		for _, s := range segments {
-			if s.Offset < 0 || s.Size <= 0 || s.Offset+s.Size > int64(len(b)) {
-				t.Errorf("segment at %d of %d bytes in %d", s.Offset, s.Size, len(b))
-			}
-			for _, e := range s.Entries {
-				if !tree.Valid(e.Name) {
-					t.Errorf("name %q", e.Name)
-				}
-				contentOf(t, e.Inode.Content)
-			}
-		}
-	})
 }
 
 func BenchmarkBuild(b *testing.B) {
