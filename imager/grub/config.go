@@ -47,6 +47,7 @@ const (
 	serialLine   = "serial --unit=0 --speed=115200"
 	serialInput  = "terminal_input console serial"
 	serialOutput = "terminal_output console serial"
+	serialLines  = serialLine + "\n" + serialInput + "\n" + serialOutput + "\n"
 
 	bootImage  = "BOOT_IMAGE=" // GRUB's own argument
 	maxTimeout = 24 * 60 * 60
@@ -59,7 +60,7 @@ func (c *Config) Encode() ([]byte, error) {
 	}
 	var b []byte
 	if c.Serial {
-		b = fmt.Appendf(b, "%s\n%s\n%s\n", serialLine, serialInput, serialOutput)
+		b = append(b, serialLines...)
 	}
 	b = fmt.Appendf(b, "set default=%d\n", c.Default)
 	if others := c.others(); others != "" {
@@ -67,21 +68,30 @@ func (c *Config) Encode() ([]byte, error) {
 	}
 	b = fmt.Appendf(b, "set timeout=%d\n", c.Timeout)
 	for _, e := range c.Entries {
-		words, err := e.words()
+		linux, err := e.linux()
 		if err != nil {
 			return nil, err
 		}
-		b = fmt.Appendf(b, "menuentry %s {\n\techo %s\n\tlinux %s", quote(e.Title), quote("Loading "+e.Title), quote(e.Linux))
-		for _, w := range words {
-			b = fmt.Appendf(b, " %s", quote(w))
-		}
-		b = append(b, '\n')
+		b = fmt.Appendf(b, "menuentry %s {\n\techo %s\n\t%s\n", quote(e.Title), quote("Loading "+e.Title), linux)
 		if e.Initrd != "" {
 			b = fmt.Appendf(b, "\tinitrd %s\n", quote(e.Initrd))
 		}
 		b = append(b, "}\n"...)
 	}
 	return b, nil
+}
+
+// linux is the command that loads the kernel.
+func (e *Entry) linux() (string, error) {
+	words, err := e.words()
+	if err != nil {
+		return "", err
+	}
+	line := "linux " + quote(e.Linux)
+	for _, w := range words {
+		line += " " + quote(w)
+	}
+	return line, nil
 }
 
 // others are the indices of the entries that are not the default.
