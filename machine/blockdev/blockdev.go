@@ -31,6 +31,7 @@ import (
 	"slices"
 	"strconv"
 	"strings"
+	"syscall"
 
 	"github.com/kilnhq/kiln/machine/uevent"
 )
@@ -120,7 +121,7 @@ func (h Host) List() ([]*Device, error) {
 	var devices []*Device
 	for _, e := range entries {
 		d, err := h.device(e.Name(), links)
-		if errors.Is(err, fs.ErrNotExist) {
+		if errors.Is(err, fs.ErrNotExist) || errors.Is(err, syscall.ENODEV) {
 			continue // it has just gone, or is one of several paths to a disk
 		}
 		if err != nil {

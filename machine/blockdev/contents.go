@@ -60,7 +60,7 @@ func (h Host) Inspect(d *Device) error {
 	d.Contents, d.Fingerprint = nil, nil
 	f, err := os.OpenFile(d.Path, os.O_RDONLY|unix.O_NONBLOCK, 0)
 	if err != nil {
-		return explain(d, err)
+		return explain(err)
 	}
 	defer f.Close()
 	c, err := readContents(f, d.Size, max(512, d.Sector))

@@ -1,6 +1,7 @@
 package blockdev
 
 import (
+	"cmp"
 	"os"
 	"path/filepath"
 	"strings"
@@ -46,21 +47,12 @@ func (h Host) identify(d *Device, a attributes) {
 	}
 	d.BusPath = strings.TrimSuffix(strings.TrimSuffix(way, name), "block/")
 	d.Transport = transport(name, way)
-	d.Model = first(a.text("device/model"), a.text("device/name"))
-	d.WWN = first(a.text("wwid"), a.text("device/wwid"))
-	d.Serial = first(a.text("serial"), a.text("device/serial"), vitalProductData(a))
+	d.Model = clean(cmp.Or(a.text("device/model"), a.text("device/name")))
+	d.WWN = clean(cmp.Or(a.text("wwid"), a.text("device/wwid")))
+	d.Serial = clean(cmp.Or(a.text("serial"), a.text("device/serial"), vitalProductData(a)))
 	if d.Serial == "" && d.Transport == "usb" {
 		d.Serial = usbSerial(a)
 	}
-}
-
-func first(values ...string) string {
-	for _, v := range values {
-		if v != "" {
-			return clean(v)
-		}
-	}
-	return ""
 }
 
 // transport tells how a disk is connected, by its name and its way over the
@@ -99,7 +91,7 @@ func vitalProductData(a attributes) string {
 func usbSerial(a attributes) string {
 	for dir := string(a); len(dir) > 1; dir = filepath.Dir(dir) {
 		if usb := attributes(dir); usb.text("idVendor") != "" {
-			return first(usb.text("serial"))
+			return clean(usb.text("serial"))
 		}
 	}
 	return ""

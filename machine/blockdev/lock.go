@@ -69,7 +69,7 @@ func (h Host) tryLock(d *Device, flags int) (*Target, error) {
 	case errors.Is(err, syscall.EROFS):
 		return nil, d.refuse(ErrReadOnly, "%v", err)
 	case err != nil:
-		return nil, explain(d, err)
+		return nil, explain(err)
 	}
 	t := &Target{File: f, device: *d, host: h, block: d.Kind != File}
 	if err := t.claim(); err != nil {

@@ -4,6 +4,7 @@ import (
 	"errors"
 	"fmt"
 	"io/fs"
+	"os"
 	"strings"
 
 	"github.com/kilnhq/kiln/internal/progress"
@@ -160,8 +161,8 @@ func (p Part) String() string {
 }
 
 // explain adds to an error of open what to do about it.
-func explain(d *Device, err error) error {
-	if errors.Is(err, fs.ErrPermission) {
+func explain(err error) error {
+	if errors.Is(err, fs.ErrPermission) && os.Geteuid() != 0 {
 		return fmt.Errorf("%w; run as root", err)
 	}
 	return err

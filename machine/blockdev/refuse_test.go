@@ -227,3 +227,18 @@ func TestChanged(t *testing.T) {
 		t.Errorf("got %v", err)
 	}
 }
+
+// TestUnprivileged: facts are for everybody, contents are not.
+func TestUnprivileged(t *testing.T) {
+	if os.Geteuid() == 0 {
+		t.Skip("SKIPPED: root may read everything")
+	}
+	h := server(t)
+	d := h.list()["sda"]
+	if err := os.Chmod(d.Path, 0); err != nil {
+		t.Fatal(err)
+	}
+	if err := h.Inspect(d); !errors.Is(err, fs.ErrPermission) || !strings.HasSuffix(err.Error(), "permission denied; run as root") {
+		t.Errorf("Inspect: got %v", err)
+	}
+}

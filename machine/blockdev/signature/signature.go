@@ -18,10 +18,12 @@ import (
 	"io"
 	"strings"
 	"unicode/utf16"
-	"unicode/utf8"
 )
 
 // A Signature is one thing that was found.
+//
+// Label and UUID are as they lie on the device, which may be bytes that are no
+// text; String quotes them.
 type Signature struct {
 	// Type is the name that mount(8) or blkid(8) use: "ext4", "vfat", "swap",
 	// "LVM2_member", "linux_raid_member", "crypto_LUKS" and so on.
@@ -107,7 +109,7 @@ func (d *device) is(off int64, magic string) bool {
 // without trailing spaces.
 func (d *device) text(off int64, n int) string {
 	s, _, _ := strings.Cut(string(d.at(off, n)), "\x00")
-	return printable(strings.TrimRight(s, " "))
+	return strings.TrimRight(s, " ")
 }
 
 // text16 is text for n units of UTF-16, little-endian.
@@ -117,17 +119,7 @@ func (d *device) text16(off int64, n int) string {
 	for i := 0; i+1 < len(b) && (b[i] != 0 || b[i+1] != 0); i += 2 {
 		units = append(units, uint16(b[i])|uint16(b[i+1])<<8)
 	}
-	return printable(string(utf16.Decode(units)))
-}
-
-// printable replaces what could do harm in a terminal.
-func printable(s string) string {
-	return strings.Map(func(c rune) rune {
-		if c < ' ' || c == utf8.RuneError || 0x7f <= c && c < 0xa0 {
-			return '?'
-		}
-		return c
-	}, s)
+	return string(utf16.Decode(units))
 }
 
 // uuid returns the UUID of 16 bytes at off, or "" if it is zero.

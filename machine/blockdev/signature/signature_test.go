@@ -81,7 +81,7 @@ func TestNothingAndSeveral(t *testing.T) {
 		}
 	}
 	got, err := Detect(blank(1<<20, map[int64]string{0: "XFSB", 4086: "SWAPSPACE2", 1052: "a\x1b[31m\xff"}), 1<<20)
-	if err != nil || len(got) != 2 || got[0].String() != "xfs" || got[1].String() != `swap "a?[31m?"` {
+	if err != nil || len(got) != 2 || got[0].String() != "xfs" || got[1].String() != `swap "a\x1b[31m\xff"` {
 		t.Errorf("got %v, %v", got, err)
 	}
 	if _, err := Detect(bytes.NewReader(make([]byte, 100)), 512); !errors.Is(err, io.ErrUnexpectedEOF) {
