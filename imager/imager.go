@@ -42,6 +42,10 @@ type Request struct {
 	// They are not put into the image: the machine's firmware must hold them.
 	Certificates []*x509.Certificate
 
+	// Instance tells apart what is otherwise the same: the identifiers of the disk
+	// derive from it, too. A machine with two disks must find the right one.
+	Instance string
+
 	// Tool is kiln itself, for installer images.
 	Tool extent.Source
 
@@ -128,7 +132,8 @@ func (r Request) identity() (identity, error) {
 		Version    string
 		Epoch      int64
 		Splash     []byte
-	}{Splash: r.Splash, Profile: &profile, Base: r.Base.Digest, KernelArgs: r.KernelArgs, Version: r.Version, Epoch: r.Epoch}
+		Instance   string
+	}{Splash: r.Splash, Instance: r.Instance, Profile: &profile, Base: r.Base.Digest, KernelArgs: r.KernelArgs, Version: r.Version, Epoch: r.Epoch}
 	for _, e := range r.Extensions {
 		in.Extensions = append(in.Extensions, e.Digest)
 	}

@@ -3,7 +3,6 @@ package imager
 import (
 	"bytes"
 	"context"
-	"crypto/x509"
 	"debug/elf"
 	"encoding/json"
 	"encoding/pem"
@@ -26,28 +25,6 @@ import (
 	"github.com/kilnhq/kiln/rootfs/ociimage"
 	"github.com/kilnhq/kiln/rootfs/tree"
 )
-
-// SourceFile is the file of a source directory that says what is in it.
-const SourceFile = "source.json"
-
-// SourceVariable is the environment variable with the source directory of an
-// installer image.
-const SourceVariable = "KILN_SOURCE"
-
-// Source is what an installer installs: the inputs of Compose, in a directory.
-// Paths are relative to it.
-type Source struct {
-	Version      int      `json:"version"` // of this format: 1
-	Kiln         string   `json:"kiln"`    // version of the tool that made it
-	Profile      string   `json:"profile"`
-	Base         string   `json:"base"`
-	Extensions   []string `json:"extensions"`
-	KernelArgs   []string `json:"kernelArgs"`
-	Certificates string   `json:"certificates,omitempty"` // PEM
-	Cache        string   `json:"cache"`
-	Strict       bool     `json:"strict"`
-	Epoch        int64    `json:"epoch"`
-}
 
 const (
 	sourceDir = "kiln" // in the image
@@ -214,14 +191,20 @@ func (i *Image) settings(source Source) (*tree.Tree, error) {
 	profile := *r.Profile
 	profile.Extends, profile.Extensions = "", nil
 	profile.Output.Format = "raw"
+	files := map[string]tree.Content{}
+	if r.Splash != nil {
+		profile.UKI.Splash = "splash.bmp"
+		files[path.Join(sourceDir, profile.UKI.Splash)] = bytes.NewReader(r.Splash)
+	}
 	data, err := yaml.Marshal(&profile)
 	if err != nil {
 		return nil, err
 	}
-	files := map[string]tree.Content{path.Join(sourceDir, source.Profile): bytes.NewReader(data)}
-	if len(r.Certificates) > 0 {
-		source.Certificates = "certificates.pem"
-		files[path.Join(sourceDir, source.Certificates)] = bytes.NewReader(encodeCertificates(r.Certificates))
+	files[path.Join(sourceDir, source.Profile)] = bytes.NewReader(data)
+	for n, c := range r.Certificates {
+		name := fmt.Sprintf("certificates/%02d.pem", n)
+		source.Certificates = append(source.Certificates, name)
+		files[path.Join(sourceDir, name)] = bytes.NewReader(pem.EncodeToMemory(&pem.Block{Type: "CERTIFICATE", Bytes: c.Raw}))
 	}
 	if data, err = json.MarshalIndent(source, "", "  "); err != nil {
 		return nil, err
@@ -236,14 +219,6 @@ func (i *Image) settings(source Source) (*tree.Tree, error) {
 	}
 	// What is installed from is written nowhere; /tmp is for what is spooled.
 	return t, t.Add("tmp", &tree.Inode{Mode: fs.ModeDir | fs.ModeSticky | 0o777, ModTime: r.Epoch})
-}
-
-func encodeCertificates(list []*x509.Certificate) []byte {
-	var out []byte
-	for _, c := range list {
-		out = append(out, pem.EncodeToMemory(&pem.Block{Type: "CERTIFICATE", Bytes: c.Raw})...)
-	}
-	return out
 }
 
 // checkTool refuses a program that does not run in the image.

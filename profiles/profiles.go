@@ -11,6 +11,7 @@ import (
 	"io/fs"
 	"os"
 	"path"
+	"path/filepath"
 	"slices"
 	"strings"
 
@@ -34,7 +35,8 @@ type Profile struct {
 	Kernel      Kernel `yaml:"kernel" json:"kernel"`
 
 	// Extensions are system extensions, lowest layer first: what --extension
-	// takes, which come after these.
+	// takes, which come after these. Paths that begin with ./ or ../ are relative
+	// to the profile.
 	Extensions []string `yaml:"extensions,omitempty" json:"extensions,omitempty"`
 
 	// MachineConfig is the machine configuration that the node starts with. It
@@ -76,7 +78,8 @@ type Machine struct {
 type UKI struct {
 	// SBAT are lines for revocation of what is signed, see shim's SBAT.md.
 	SBAT string `yaml:"sbat,omitempty" json:"sbat,omitempty"`
-	// Splash is a BMP file that firmware shows while the image is started.
+	// Splash is a BMP file that firmware shows while the image is started. Its
+	// path is relative to that of the profile.
 	Splash string `yaml:"splash,omitempty" json:"splash,omitempty"`
 	// Profiles are further entries of the boot menu. The first entry is the
 	// image as it is without them.
@@ -237,13 +240,35 @@ func load(name string, below []string) (*Profile, error) {
 		if err != nil {
 			return nil, fmt.Errorf("profile: %w", err)
 		}
-		return parse(name, data, below)
+		p, err := parse(name, data, below)
+		if err != nil {
+			return nil, err
+		}
+		return p, p.resolve(name, data)
 	}
 	data, err := builtin.ReadFile(name + ".yaml")
 	if err != nil {
 		return nil, fmt.Errorf("%w %q%s (or give a file, for example ./%s.yaml)", ErrUnknown, name, spelling.Hint(name, Names()), name)
 	}
 	return parse(name+".yaml", data, below)
+}
+
+// resolve makes paths that the profile in a file names ones from where that is.
+func (p *Profile) resolve(name string, data []byte) error {
+	var own Profile
+	if err := strictyaml.Decode(name, data, &own); err != nil {
+		return err
+	}
+	dir := filepath.Dir(name)
+	if s := own.UKI.Splash; s != "" && !filepath.IsAbs(s) {
+		p.UKI.Splash = filepath.Join(dir, s)
+	}
+	for i, ref := range own.Extensions { // a list replaces the one below
+		if strings.HasPrefix(ref, "./") || strings.HasPrefix(ref, "../") {
+			p.Extensions[i] = filepath.Join(dir, ref)
+		}
+	}
+	return nil
 }
 
 // Parse decodes, completes and validates a profile. name stands for it in

@@ -6,33 +6,23 @@ import (
 	"fmt"
 	"os"
 	"path/filepath"
-	"slices"
 	"strings"
 
 	"github.com/spf13/cobra"
 
 	"github.com/kilnhq/kiln/imager"
-	"github.com/kilnhq/kiln/imager/base"
 	"github.com/kilnhq/kiln/imager/extent"
 	"github.com/kilnhq/kiln/internal/progress"
 	"github.com/kilnhq/kiln/profiles"
 )
 
 type buildFlags struct {
-	extensionFlags
+	composeFlags
 
-	base       string
-	extensions []string
-	kernelArgs []string
 	arch       string
 	formats    []string
 	size       string
-	config     string
 	output     string
-	cache      string
-	certs      []string
-	set        []string
-	strict     bool
 	noSidecars bool
 	program    string
 }
@@ -62,21 +52,13 @@ that went into it, FILE.json, and the list of the software in it, FILE.spdx.json
 		},
 		ValidArgs: profiles.Names(),
 	}
-	c.Flags().StringVar(&f.base, "base", "base", "OCI image layout of the base, from 'kiln base build'")
-	c.Flags().StringArrayVar(&f.extensions, "extension", nil, "system extension: a directory, tar, squashfs or OCI image layout, or HOST/NAME:TAG in a registry (repeatable; lowest layer first)")
-	f.add(c.Flags())
-	c.Flags().StringArrayVar(&f.kernelArgs, "kernel-arg", nil, "kernel argument to append (repeatable)")
+	f.add(c)
 	c.Flags().StringVar(&f.arch, "arch", "", "architecture, instead of the profile's: amd64 or arm64")
 	c.Flags().StringSliceVar(&f.formats, "format", nil, "output formats, instead of the profile's or the file name's: "+strings.Join(imager.Formats(), ", "))
 	c.Flags().StringVar(&f.size, "size", "", "size of the disk, instead of the profile's, for example 8GiB")
-	c.Flags().StringVar(&f.config, "config", "", configUsage)
 	c.Flags().StringVarP(&f.output, "output", "o", "", "file or directory to write to; - is standard output (default: the profile's file name)")
-	c.Flags().StringArrayVar(&f.set, "set", nil, setUsage)
-	c.Flags().StringArrayVar(&f.certs, "module-certificate", nil, moduleCertificateUsage)
-	c.Flags().BoolVar(&f.strict, "strict", false, "refuse what 'kiln extension check' warns of")
 	c.Flags().BoolVar(&f.noSidecars, "no-sidecars", false, "do not write FILE.sha256, FILE.json and FILE.spdx.json")
 	c.Flags().StringVar(&f.program, "installer-program", "", "kiln for installer images, static and for their architecture (default: this program)")
-	c.Flags().StringVar(&f.cache, "cache", "", "directory of the cache of compressed layers (default: kiln in the user's cache directory)")
 	return c
 }
 
@@ -85,39 +67,14 @@ func build(ctx context.Context, c *cobra.Command, r *progress.Reporter, name str
 	if err != nil {
 		return err
 	}
-	b, err := base.Open(f.base, p.Arch)
-	if err != nil {
-		return err
-	}
-	req := imager.Request{Profile: p, Base: b, KernelArgs: f.kernelArgs, Version: version, Strict: f.strict, Log: r.Logger()}
-	if req.Epoch, err = epoch(b.Config.Epoch); err != nil {
-		return err
-	}
-	if f.config != "" {
-		if p.MachineConfig, err = machineConfig(ctx, f.config); err != nil {
-			return err
-		}
-	}
-	if req.Extensions, err = f.open(ctx, slices.Concat(p.Extensions, f.extensions), p.Arch); err != nil {
-		return err
-	}
-	if req.Certificates, err = loadCertificates(f.certs); err != nil {
-		return err
-	}
-	if p.UKI.Splash != "" {
-		if req.Splash, err = readLimited(p.UKI.Splash, maxSplash); err != nil {
-			return fmt.Errorf("uki.splash: %w", err)
-		}
-	}
-	if req.Tool, err = tool(f.program); err != nil {
-		return err
-	}
-	dir, done, err := cacheDir(f.cache)
+	req, done, err := f.request(ctx, r, p)
 	if err != nil {
 		return err
 	}
 	defer done()
-	req.Cache = dir
+	if req.Tool, err = tool(f.program); err != nil {
+		return err
+	}
 	img, err := imager.Compose(ctx, req)
 	if err != nil {
 		return err
@@ -153,9 +110,6 @@ func tool(name string) (extent.Source, error) {
 	}
 	return extent.File(name)
 }
-
-// maxSplash bounds the picture in a UKI, in bytes.
-const maxSplash = 16 << 20
 
 // outputPath is where the image goes in a format: into the directory given, or
 // by the name given, if it is the only one.

@@ -3,18 +3,23 @@ package main
 import (
 	"context"
 	"errors"
+	"fmt"
 	"io/fs"
+	"os"
 	"syscall"
 
 	"github.com/kilnhq/kiln/extensions"
 	"github.com/kilnhq/kiln/imager"
 	"github.com/kilnhq/kiln/imager/base"
+	"github.com/kilnhq/kiln/imager/gpt"
+	"github.com/kilnhq/kiln/imager/install"
 	"github.com/kilnhq/kiln/internal/strictyaml"
 	"github.com/kilnhq/kiln/kernel"
 	"github.com/kilnhq/kiln/kernel/deb"
 	"github.com/kilnhq/kiln/kernel/kit"
 	"github.com/kilnhq/kiln/kernel/module"
 	"github.com/kilnhq/kiln/kernel/sign"
+	"github.com/kilnhq/kiln/machine/blockdev"
 	"github.com/kilnhq/kiln/profiles"
 	"github.com/kilnhq/kiln/rootfs"
 )
@@ -44,6 +49,21 @@ type usageError struct{ error }
 
 func (e usageError) Unwrap() error { return e.error }
 
+// outputError marks errors of writing what a command makes.
+type outputError struct{ error }
+
+func (e outputError) Unwrap() error { return e.error }
+
+// writing returns an error of making output: marked, if it is about files.
+func writing(output string, err error) error {
+	var path *fs.PathError
+	var link *os.LinkError
+	if errors.As(err, &path) || errors.As(err, &link) {
+		return outputError{fmt.Errorf("cannot write %s: %w", output, err)}
+	}
+	return err
+}
+
 // exitCode classifies err. A command that was interrupted fails in many ways,
 // but its code is one.
 func exitCode(ctx context.Context, err error) int {
@@ -58,16 +78,22 @@ func exitCode(ctx context.Context, err error) int {
 	if errors.As(err, &usage) || errors.As(err, &yaml) || is(err, profiles.ErrUnknown, profiles.ErrInvalid, sign.ErrKey) {
 		return exitUsage
 	}
-	if is(err, imager.ErrOutput, fs.ErrExist, syscall.ENOSPC, syscall.EDQUOT, syscall.EROFS) {
+	var selector *blockdev.SyntaxError
+	if errors.As(err, &selector) || is(err, blockdev.ErrAmbiguous) {
+		return exitUsage
+	}
+	var output outputError
+	var write *install.Error
+	if errors.As(err, &output) || errors.As(err, &write) || is(err, imager.ErrOutput, fs.ErrExist, syscall.ENOSPC, syscall.EDQUOT, syscall.EROFS) {
 		return exitOutput
 	}
 	if is(err, imager.ErrRefused, base.ErrFormat, base.ErrPart, base.ErrRefused, extensions.ErrIncompatible,
 		extensions.ErrFormat, extensions.ErrHostile, extensions.ErrManifest, deb.ErrFormat, deb.ErrTruncated, deb.ErrLimit,
 		kernel.ErrNoKernel, kernel.ErrNoModules, kernel.ErrTwo, kernel.ErrRelease, kernel.ErrArch, kernel.ErrFormat, module.ErrFormat,
-		sign.ErrFormat, sign.ErrSignature, sign.ErrSigner, kit.ErrFormat, kit.ErrRefused, kit.ErrBuild) {
+		blockdev.ErrRefused, install.ErrKeep, gpt.ErrNone, gpt.ErrDamaged, sign.ErrFormat, sign.ErrSignature, sign.ErrSigner, kit.ErrFormat, kit.ErrRefused, kit.ErrBuild) {
 		return exitRefused
 	}
-	if is(err, fs.ErrNotExist, rootfs.ErrNoPackage) {
+	if is(err, fs.ErrNotExist, blockdev.ErrNoMatch, rootfs.ErrNoPackage) {
 		return exitNotFound
 	}
 	return exitFailed

@@ -44,6 +44,10 @@ type Device interface {
 	// Zero makes n bytes at off read as zeros.
 	Zero(off, n int64) error
 
+	// Discard tells the device that n bytes at off are not needed. What they
+	// read as then is not known.
+	Discard(off, n int64) error
+
 	// Forget drops what is cached of n bytes at off, so that reading them asks
 	// the medium.
 	Forget(off, n int64) error

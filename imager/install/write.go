@@ -117,7 +117,10 @@ func (w *writer) disable() (State, error) {
 				return Damaged, err
 			}
 		}
-		return Erased, w.dev.Sync()
+		if err := w.dev.Sync(); err != nil {
+			return Erased, err
+		}
+		return Erased, w.dev.Discard(tableArea, w.dev.Size()-2*tableArea)
 	}
 	// The protective MBR stays, without what a BIOS would execute.
 	sector := make([]byte, w.table.SectorSize)

@@ -7,6 +7,7 @@
 package powercut
 
 import (
+	"bytes"
 	"errors"
 	"fmt"
 	"io"
@@ -93,6 +94,12 @@ func (d *Disk) WriteAt(p []byte, off int64) (int, error) {
 // Zero writes zeros.
 func (d *Disk) Zero(off, n int64) error {
 	_, err := d.WriteAt(make([]byte, n), off)
+	return err
+}
+
+// Discard writes what nobody would take for what was there.
+func (d *Disk) Discard(off, n int64) error {
+	_, err := d.WriteAt(bytes.Repeat([]byte{0xDC}, int(n)), off)
 	return err
 }
 
