@@ -213,7 +213,14 @@ func (r *ExtensionRequest) built(ctx context.Context, system *gate.System, conte
 			if err != nil {
 				return err
 			}
+			info, err := module.Parse(b.File, plain)
+			if err != nil {
+				return err
+			}
 			name := module.TrimCompression(filepath.Base(b.File))
+			if !module.IsFile(name) || module.Name(name) != info.Name {
+				return refuse("%s: it is module %s, and modprobe goes by the names of files; rename it to %s.ko", b.File, info.Name, info.Name)
+			}
 			if data, err = r.prepare(b.File, plain); err != nil {
 				return err
 			}

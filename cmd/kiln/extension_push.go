@@ -80,16 +80,16 @@ Layout and tar hold the image that 'kiln extension push' stores, with one digest
 
 func save(ctx context.Context, e *extensions.Extension, output, format, arch string, when int64) error {
 	if format == "sysext" {
-		return e.SaveSysext(ctx, output, arch, when)
+		return writing(output, e.SaveSysext(ctx, output, arch, when))
 	}
 	img, err := e.Image(ctx, arch, when)
 	if err != nil {
 		return err
 	}
 	if format == "tar" {
-		return extensions.SaveTar(ctx, output, img)
+		return writing(output, extensions.SaveTar(ctx, output, img))
 	}
-	return ocilayout.Write(output, img)
+	return writing(output, ocilayout.Write(output, img))
 }
 
 // extensionSource are the flags of commands that read one extension.

@@ -39,7 +39,7 @@ each time.`,
 				return usageError{err}
 			}
 			if err := s.Save(output); err != nil {
-				return err
+				return writing(output, err)
 			}
 			_, err = fmt.Fprintln(c.OutOrStdout(), output)
 			return err
