@@ -1,7 +1,9 @@
 // Package ext4 lays out ext4 file systems from file trees, once, without
 // writing anything: Build returns an extent map in which the contents of files
 // stay where they are and everything unused is a hole. Open reads file systems
-// back, those of mke2fs too.
+// back, those of mke2fs too. Edit changes the contents of files in place, within
+// the blocks they have (Options.Preallocate), so that a cut at any time leaves a
+// set of files old, empty or new.
 //
 // The format is described by the Linux kernel's Documentation/filesystems/ext4
 // and implemented by fs/ext4 and e2fsprogs. In short: the file system is a
