@@ -87,7 +87,9 @@ func (m *Manifest) Blob(d v1.Descriptor) (*extent.FileSource, error) {
 	return src, nil
 }
 
-func (m *Manifest) path(h v1.Hash) string { return filepath.Join(m.dir, filepath.FromSlash(blobName(h))) }
+func (m *Manifest) path(h v1.Hash) string {
+	return filepath.Join(m.dir, filepath.FromSlash(blobName(h)))
+}
 
 // ReadBlob returns the content of a blob of at most limit bytes, compared with its
 // digest.
