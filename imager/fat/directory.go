@@ -99,15 +99,21 @@ func (e *Editor) deleteOrphans(cluster int64) error {
 	return nil
 }
 
-// find returns the entry with a name, or nil. An entry has two.
+// find returns the entry with a name, or nil. An entry has two names, and drivers
+// that minded case may have left some that differ in nothing else.
 func (d *directory) find(name string) *found {
 	folded := fold(name)
+	var like *found
 	for i := range d.entries {
-		if f := &d.entries[i]; fold(f.name) == folded || fold(f.short.String()) == folded {
+		f := &d.entries[i]
+		if f.name == name {
 			return f
 		}
+		if like == nil && (fold(f.name) == folded || fold(f.short.String()) == folded) {
+			like = f
+		}
 	}
-	return nil
+	return like
 }
 
 // isShared says whether another name of the same clusters is in the directory.
@@ -140,7 +146,7 @@ func (e *Editor) open(name string) (*directory, []string, error) {
 	return d, nil, nil
 }
 
-// entry returns what is at a path and the directory it is in.
+// lookup returns what is at a path and the directory it is in.
 func (e *Editor) lookup(name string) (*directory, *found, error) {
 	d, missing, err := e.open(path.Dir(name))
 	if err != nil {
