@@ -195,27 +195,54 @@ func efiTree(r Request, machine arch.Arch, a *assets, names ...string) (*tree.Tr
 	return fileTree(files, r.Epoch)
 }
 
-// bootTree is the content of BOOT, from which GRUB boots.
-func bootTree(r Request, id identity, a *assets, slots ...string) (*tree.Tree, error) {
-	config := grub.Config{
-		Timeout: 0,
-		Serial:  true,
-		Entries: []grub.Entry{{
-			Title:  fmt.Sprintf("kiln %s (Linux %s), slot %s", r.Version, r.Base.Config.Release, slot),
-			Linux:  "/" + slot + "/vmlinuz",
-			Initrd: "/" + slot + "/initramfs",
-			Args:   fmt.Sprintf("kiln.slot=%s kiln.disk=%s %s", slot, id.uuid("disk"), a.cmdline),
-		}},
-	}
-	text, err := config.Encode()
+// bootTree is the content of BOOT, from which GRUB boots: the first slot, and
+// the other one empty.
+func bootTree(r Request, id identity, a *assets) (*tree.Tree, error) {
+	config, err := slotConfig(r, a, slot, id.uuid("disk").String())
 	if err != nil {
-		return nil, fmt.Errorf("grub.cfg: %w", err)
+		return nil, err
 	}
-	files := map[string]tree.Content{"grub/grub.cfg": bytes.NewReader(text)}
-	for _, s := range slots {
-		files[s+"/vmlinuz"], files[s+"/initramfs"] = a.kernel, a.initramfs
+	env, err := grub.Env{{Name: "slot", Value: slot}}.Encode()
+	if err != nil {
+		return nil, err
 	}
-	return fileTree(files, r.Epoch)
+	other := grub.Other(slot)
+	return fileTree(map[string]tree.Content{
+		"grub/grub.cfg":         bytes.NewReader(grub.SlotsConfig(true)),
+		"grub/grubenv":          bytes.NewReader(env),
+		slot + "/" + kernelName: a.kernel, slot + "/" + initramfsName: a.initramfs, slot + "/" + grub.SlotConfigName: bytes.NewReader(config),
+		other + "/" + kernelName: nil, other + "/" + initramfsName: nil, other + "/" + grub.SlotConfigName: nil,
+	}, r.Epoch)
+}
+
+// Names of the files of a slot.
+const (
+	kernelName    = "vmlinuz"
+	initramfsName = "initramfs"
+)
+
+// slotConfig is what GRUB boots a slot by, on the disk of that GUID.
+func slotConfig(r Request, a *assets, slot, disk string) ([]byte, error) {
+	config, err := grub.EncodeSlot(grub.Entry{
+		Title:  fmt.Sprintf("kiln %s (Linux %s), slot %s", r.Version, r.Base.Config.Release, slot),
+		Linux:  "/" + slot + "/" + kernelName,
+		Initrd: "/" + slot + "/" + initramfsName,
+		Args:   fmt.Sprintf("kiln.slot=%s kiln.disk=%s %s", slot, disk, a.cmdline),
+	})
+	if err != nil {
+		return nil, fmt.Errorf("%s: %w", grub.SlotConfigName, err)
+	}
+	return config, nil
+}
+
+// System returns what the image has in a slot, for the disk of the given GUID.
+func (i *Image) System(slot, disk string) (*slots.System, error) {
+	a := i.assets
+	config, err := slotConfig(i.request, a, slot, disk)
+	if err != nil {
+		return nil, err
+	}
+	return &slots.System{Kernel: a.kernel, Initramfs: a.initramfs, Config: config, UKI: a.uki, Time: i.request.Epoch}, nil
 }
 
 func fileTree(files map[string]tree.Content, epoch int64) (*tree.Tree, error) {

@@ -23,6 +23,7 @@ const (
 	// payload. It grows on the node.
 	minEphemeral = 128 * mib
 	metaSize     = 1 * mib
+	blockSize    = 4096 // of ext4
 	biosSize     = 1 * mib
 
 	// ephemeralJournal is the size of EPHEMERAL's journal, which stays what it
@@ -187,26 +188,68 @@ func biosPartition(r Request, core []byte) partition {
 	}}
 }
 
+// bootPartition has the same room for both slots: for what the first one holds and
+// 20 % more or, if the profile says how large BOOT is, for half of it.
 func bootPartition(r Request, id identity, a *assets) (partition, error) {
-	full, err := bootTree(r, id, a, "A", "B")
+	t, err := bootTree(r, id, a)
 	if err != nil {
 		return partition{}, err
 	}
-	least, err := ext4.MinSize(full, ext4Options(r, id, "BOOT", 0))
+	kernel := extent.Align(a.kernel.Size(), blockSize)
+	payload := kernel + extent.Align(a.initramfs.Size(), blockSize)
+	options := func(room int64) ext4.Options {
+		o := ext4Options(r, id, "BOOT", int64(r.Profile.Disk.Partitions.BOOT))
+		o.Preallocate = map[string]int64{
+			slot + "/" + initramfsName:                   extent.Align(room-kernel, blockSize),
+			grub.Other(slot) + "/" + initramfsName:       extent.Align(room, blockSize),
+			slot + "/" + grub.SlotConfigName:             grub.MaxSlotConfig,
+			grub.Other(slot) + "/" + grub.SlotConfigName: grub.MaxSlotConfig,
+		}
+		return o
+	}
+	room := payload + payload/5
+	least, err := ext4.MinSize(t, options(payload))
 	if err != nil {
 		return partition{}, fmt.Errorf("BOOT: %w", err)
 	}
-	size, err := sizeFor("boot", r.Profile.Disk.Partitions.BOOT, least)
-	if err != nil {
-		return partition{}, err
-	}
-	t, err := bootTree(r, id, a, slot)
-	if err != nil {
-		return partition{}, err
+	size := int64(r.Profile.Disk.Partitions.BOOT)
+	if size == 0 {
+		full, err := ext4.MinSize(t, options(room))
+		if err != nil {
+			return partition{}, fmt.Errorf("BOOT: %w", err)
+		}
+		size = extent.Align(full, mib)
+	} else {
+		if _, err := sizeFor("boot", r.Profile.Disk.Partitions.BOOT, least); err != nil {
+			return partition{}, err
+		}
+		if room, err = largestRoom(payload, payload+(size-least)/2, func(room int64) (int64, error) { return ext4.MinSize(t, options(room)) }, size); err != nil {
+			return partition{}, fmt.Errorf("BOOT: %w", err)
+		}
 	}
 	return partition{label: "BOOT", kind: gpt.LinuxFilesystem, size: size, content: func(int64) (extent.Source, error) {
-		return ext4.Build(t, ext4Options(r, id, "BOOT", size))
+		o := options(room)
+		o.Size = size
+		return ext4.Build(t, o)
 	}}, nil
+}
+
+// largestRoom returns a room between least, which fits, and most for which need is
+// not more than size: within a hundredth of the largest there is.
+func largestRoom(least, most int64, need func(int64) (int64, error), size int64) (int64, error) {
+	for most-least > max(least/100, mib) {
+		middle := least + (most-least)/2
+		n, err := need(middle)
+		if err != nil {
+			return 0, err
+		}
+		if n <= size {
+			least = middle
+		} else {
+			most = middle
+		}
+	}
+	return least, nil
 }
 
 func ext4Options(r Request, id identity, label string, size int64) ext4.Options {

@@ -19,7 +19,7 @@ func TestContentsAndDiff(t *testing.T) {
 	for _, f := range filesA {
 		paths = append(paths, f.Where+":"+f.Path)
 	}
-	for _, want := range []string{"BOOT:/A/initramfs", "BOOT:/A/initramfs/layers.json", "BOOT:/grub/grub.cfg"} {
+	for _, want := range []string{"BOOT:/A/initramfs", "BOOT:/A/initramfs/layers.json", "BOOT:/A/slot.cfg"} {
 		if !slices.Contains(paths, want) {
 			t.Errorf("contents %v, want %s", paths, want)
 		}

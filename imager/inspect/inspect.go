@@ -18,6 +18,7 @@ import (
 	"github.com/kilnhq/kiln/imager/grub"
 	"github.com/kilnhq/kiln/imager/uki"
 	"github.com/kilnhq/kiln/machine/layers"
+	"github.com/kilnhq/kiln/machine/slots"
 	"github.com/kilnhq/kiln/rootfs/tree"
 )
 
@@ -46,7 +47,9 @@ type Partition struct {
 type Entry struct {
 	Loader   string    `json:"loader"` // "grub" or "systemd-boot"
 	Title    string    `json:"title"`
-	File     string    `json:"file"` // partition and path
+	File     string    `json:"file"`            // partition and path
+	Slot     string    `json:"slot,omitempty"`  // A or B
+	State    string    `json:"state,omitempty"` // of the slot, for this loader: "boots", "on trial, 3 tries left", "failed"
 	Release  string    `json:"release,omitempty"`
 	Cmdline  string    `json:"cmdline"`
 	Sections []Section `json:"sections,omitempty"` // of a UKI
@@ -144,6 +147,15 @@ func (img *Image) efi(t *tree.Tree) error {
 			return fmt.Errorf("%s: %w", name, err)
 		}
 		e.Loader, e.File = "systemd-boot", "EFI:/"+name
+		if n, err := slots.ParseName(name); err == nil {
+			e.Slot = n.Slot
+			switch {
+			case n.Counted && n.Left == 0:
+				e.State = "failed"
+			case n.Counted:
+				e.State = fmt.Sprintf("on trial, %d tries left", n.Left)
+			}
+		}
 		img.Entries = append(img.Entries, *e)
 	}
 	return nil
@@ -159,7 +171,9 @@ func readUKI(src tree.Content) (*Entry, error) {
 		e.Sections = append(e.Sections, Section{Name: s.Name, Size: s.Content.Size()})
 		switch s.Name {
 		case ".cmdline":
-			e.Cmdline, err = text(s.Content)
+			if e.Cmdline == "" { // that of the first profile
+				e.Cmdline, err = text(s.Content)
+			}
 		case ".uname":
 			e.Release, err = text(s.Content)
 		case ".osrel":
@@ -186,26 +200,38 @@ func prettyName(release string) string {
 	return ""
 }
 
-// boot finds the entries of GRUB.
+// boot finds the slots that GRUB boots.
 func (img *Image) boot(t *tree.Tree) error {
-	const name = "grub/grub.cfg"
-	ino := t.Lookup(name)
-	if ino == nil {
-		return nil
-	}
-	data, err := text(ino.Content)
+	state, err := grubState(t)
 	if err != nil {
-		return fmt.Errorf("%s: %w", name, err)
+		return err
 	}
-	config, err := grub.ParseConfig([]byte(data))
-	if err != nil {
-		return fmt.Errorf("%s: %w", name, err)
-	}
-	for _, g := range config.Entries {
-		e := Entry{Loader: "grub", Title: g.Title, File: "BOOT:" + g.Linux, Cmdline: g.Args}
+	for _, slot := range []string{grub.SlotA, grub.SlotB} {
+		name := slot + "/" + grub.SlotConfigName
+		ino := t.Lookup(name)
+		if ino == nil || ino.Size() == 0 {
+			continue
+		}
+		data, err := text(ino.Content)
+		if err != nil {
+			return fmt.Errorf("%s: %w", name, err)
+		}
+		g, err := grub.ParseSlot([]byte(data))
+		if err != nil {
+			return fmt.Errorf("%s: %w", name, err)
+		}
+		e := Entry{Loader: "grub", Title: g.Title, File: "BOOT:" + g.Linux, Cmdline: g.Args, Slot: slot}
+		switch slot {
+		case state.Slot:
+			e.State = "boots"
+		case state.Trial:
+			e.State = fmt.Sprintf("on trial, %d tries left", state.Tries)
+		case state.Failed:
+			e.State = "failed"
+		}
 		initrd := t.Lookup(strings.TrimPrefix(g.Initrd, "/"))
 		if initrd == nil || initrd.Content == nil {
-			return fmt.Errorf("%s: entry %q: %s: %w", name, g.Title, g.Initrd, fs.ErrNotExist)
+			return fmt.Errorf("%s: %s: %w", name, g.Initrd, fs.ErrNotExist)
 		}
 		if e.Initrd, err = readInitrd(initrd.Content); err != nil {
 			return fmt.Errorf("%s: %w", g.Initrd, err)
@@ -216,6 +242,23 @@ func (img *Image) boot(t *tree.Tree) error {
 		img.Entries = append(img.Entries, e)
 	}
 	return nil
+}
+
+// grubState is what GRUB goes by, also if its environment is damaged.
+func grubState(t *tree.Tree) (grub.State, error) {
+	ino := t.Lookup("grub/grubenv")
+	if ino == nil {
+		return grub.Env(nil).State(), nil
+	}
+	data, err := text(ino.Content)
+	if err != nil {
+		return grub.State{}, fmt.Errorf("grub/grubenv: %w", err)
+	}
+	env, err := grub.ParseEnv([]byte(data))
+	if err != nil {
+		env = nil
+	}
+	return env.State(), nil
 }
 
 // maxUnpacked bounds what an initramfs is unpacked to.

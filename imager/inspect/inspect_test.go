@@ -30,13 +30,11 @@ func disk(t testing.TB, list string) *extent.Map {
 	fail(initrd.Add(layers.Name, &tree.Inode{Mode: 0o444, Content: strings.NewReader(list)}))
 	archive, err := cpio.Build(initrd)
 	fail(err)
-	config := grub.Config{Entries: []grub.Entry{{Title: "kiln", Linux: "/A/vmlinuz", Initrd: "/A/initramfs", Args: "quiet"}}}
-	text, err := config.Encode()
+	text, err := grub.EncodeSlot(grub.Entry{Title: "kiln", Linux: "/A/vmlinuz", Initrd: "/A/initramfs", Args: "quiet"})
 	fail(err)
 	boot := tree.New()
-	fail(boot.MkdirAll("grub", 0o755))
 	fail(boot.MkdirAll("A", 0o755))
-	fail(boot.Add("grub/grub.cfg", &tree.Inode{Mode: 0o644, Content: bytes.NewReader(text)}))
+	fail(boot.Add("A/slot.cfg", &tree.Inode{Mode: 0o644, Content: bytes.NewReader(text)}))
 	fail(boot.Add("A/initramfs", &tree.Inode{Mode: 0o644, Content: archive}))
 	fsys, err := ext4.Build(boot, ext4.Options{Size: 4 << 20, Label: "BOOT", UUID: uuid.UUID{1}})
 	fail(err)
@@ -67,7 +65,7 @@ func TestRead(t *testing.T) {
 		t.Fatalf("entries %+v", img.Entries)
 	}
 	e := img.Entries[0]
-	if e.Loader != "grub" || e.Cmdline != "quiet" || e.Release != "6.12.0" || len(e.Initrd.Layers) != 1 {
+	if e.Slot != "A" || e.State != "boots" || e.Loader != "grub" || e.Cmdline != "quiet" || e.Release != "6.12.0" || len(e.Initrd.Layers) != 1 {
 		t.Errorf("entry %+v", e)
 	}
 	var text strings.Builder
