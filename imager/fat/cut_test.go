@@ -202,6 +202,9 @@ func cutEverywhere(t *testing.T, what string, start *disk, img *image, files map
 			if err := fsckCut(t, img.write(t, cut), c); err != nil {
 				fail("%v", err)
 			}
+			if names := mtoolsNames(t, img.name); names != namesOf(got) {
+				fail("mdir lists\n%s\nwant\n%s", names, namesOf(got))
+			}
 		}
 		// Whoever does it again gets it done, and all that leaked is free.
 		e, err := Edit(cut, cut.Size())
@@ -225,6 +228,30 @@ func cutEverywhere(t *testing.T, what string, start *disk, img *image, files map
 		t.Errorf("%s: not all of before, after and between were seen: %v", what, seen)
 	}
 	return n, checked
+}
+
+// mtoolsNames returns all paths that mdir sees, sorted.
+func mtoolsNames(t *testing.T, img string) string {
+	t.Helper()
+	var names []string
+	for line := range strings.Lines(run(t, oracle.Tool(t, "mdir"), "-/", "-b", "-i", img, "::")) {
+		names = append(names, strings.Trim(strings.TrimPrefix(line, "::"), "/\n"))
+	}
+	slices.Sort(names)
+	return strings.Join(names, "\n")
+}
+
+// namesOf returns the paths in a listing, sorted.
+func namesOf(listing string) string {
+	var names []string
+	for line := range strings.Lines(listing) {
+		fields := strings.Split(line, " ") // a name, which may have spaces, and three more
+		if name := strings.Join(fields[:len(fields)-3], " "); name != "." {
+			names = append(names, name)
+		}
+	}
+	slices.Sort(names)
+	return strings.Join(names, "\n")
 }
 
 func listingAfter(t *testing.T, files map[string][]byte, change func(map[string][]byte)) string {
