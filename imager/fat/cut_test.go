@@ -180,7 +180,7 @@ func cutEverywhere(t *testing.T, what string, start *disk, img *image, files map
 	free := edit(t, d).Free()
 	seen := make([]bool, len(want))
 	failed := false
-	n := start.cuts(d.log, 12, rand.New(rand.NewPCG(1, 0)), func(at string, cut *disk) {
+	n := start.cuts(d.log, 8, rand.New(rand.NewPCG(1, 0)), func(at string, cut *disk) {
 		if failed {
 			return
 		}

@@ -26,8 +26,8 @@ type Device interface {
 // fs.ErrNotExist and fs.ErrExist.
 //
 // After a write or a Sync that failed it is not known what is on the medium: all
-// methods return the error again, and Edit must be called anew. It repairs what
-// was left.
+// methods return the error again, and Edit must be called anew. The first change
+// then repairs what was left.
 type Editor struct {
 	*reader
 	dev     Device

@@ -42,9 +42,9 @@ func TestUpgrades(t *testing.T) {
 		image  func() string
 	}{
 		{"Build", 50, func() string { return writeImage(t, build(t, tree.New(), options(64*mib, 512))) }},
-		{"mkfs.fat", 12, func() string { return format(t, 64*mib, "-F", "32", "-s", "1") }},
-		{"FAT16", 12, func() string { return format(t, 64*mib, "-F", "16") }},
-		{"FAT16 by 4096", 12, func() string { return format(t, 64*mib, "-F", "16", "-S", "4096", "-s", "1") }},
+		{"mkfs.fat", 6, func() string { return format(t, 64*mib, "-F", "32", "-s", "1") }},
+		{"FAT16", 6, func() string { return format(t, 64*mib, "-F", "16") }},
+		{"FAT16 by 4096", 6, func() string { return format(t, 64*mib, "-F", "16", "-S", "4096", "-s", "1") }},
 	} {
 		t.Run(tt.name, func(t *testing.T) {
 			name := tt.image()
