@@ -52,13 +52,16 @@ func (d *Disk) Upgrade(ctx context.Context, make func(slot string) (*System, err
 		progress = func(int64) {}
 	}
 	w := &upgrade{disk: d, system: s, keep: state.Slot, slot: slot, progress: progress}
-	for _, step := range []func(context.Context) error{w.check, w.retire, w.write, w.verify, w.trial} {
+	for _, step := range []func(context.Context) error{w.check, w.retire, w.write, w.verify} {
 		if err := ctx.Err(); err != nil {
 			return "", err
 		}
 		if err := step(ctx); err != nil {
 			return "", fmt.Errorf("slot %s: %w; the disk boots slot %s", slot, err, state.Slot)
 		}
+	}
+	if err := w.trial(); err != nil {
+		return "", fmt.Errorf("slot %s: %w; the disk boots slot %s, perhaps after trying slot %s", slot, err, state.Slot, slot)
 	}
 	return slot, nil
 }
@@ -285,7 +288,7 @@ func (w *upgrade) compare(ctx context.Context, what string, got, want extent.Sou
 }
 
 // trial switches, with one sector for each boot loader.
-func (w *upgrade) trial(context.Context) error {
+func (w *upgrade) trial() error {
 	if u := w.disk.uefi; u != nil {
 		if err := u.edit.Rename(w.fresh, path.Join(linuxDir, w.name.String())); err != nil {
 			return fmt.Errorf("EFI: %w", err)
