@@ -12,6 +12,7 @@ import (
 	"github.com/kilnhq/kiln/imager/fat"
 	"github.com/kilnhq/kiln/imager/gpt"
 	"github.com/kilnhq/kiln/imager/grub"
+	"github.com/kilnhq/kiln/machine/meta"
 	"github.com/kilnhq/kiln/profiles"
 	"github.com/kilnhq/kiln/rootfs/tree"
 )
@@ -22,7 +23,6 @@ const (
 	// minEphemeral is the size of EPHEMERAL in an image as small as its
 	// payload. It grows on the node.
 	minEphemeral = 128 * mib
-	metaSize     = 1 * mib
 	blockSize    = 4096 // of ext4
 	biosSize     = 1 * mib
 
@@ -63,7 +63,11 @@ func partitions(r Request, machine arch.Arch, id identity, a *assets) ([]partiti
 		}
 		parts = append(parts, biosPartition(r, core), boot)
 	}
-	parts = append(parts, partition{label: "META", kind: gpt.LinuxFilesystem, size: metaSize})
+	metadata, err := metaPartition(r.Profile)
+	if err != nil {
+		return nil, err
+	}
+	parts = append(parts, metadata)
 	for _, data := range []struct {
 		label string
 		size  int64
@@ -97,6 +101,18 @@ func partitions(r Request, machine arch.Arch, id identity, a *assets) ([]partiti
 		}
 	}
 	return parts, nil
+}
+
+// metaPartition holds the profile's values, or nothing.
+func metaPartition(p *profiles.Profile) (partition, error) {
+	part := partition{label: meta.Label, kind: gpt.LinuxFilesystem, size: meta.Size}
+	values, err := p.MetaValues()
+	if err != nil || len(values) == 0 {
+		return part, err
+	}
+	data, err := meta.Encode(values)
+	part.content = func(int64) (extent.Source, error) { return extent.Bytes(data), nil }
+	return part, err
 }
 
 // fitDisk gives EPHEMERAL, the last partition, what is left of a disk whose size

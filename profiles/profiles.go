@@ -17,6 +17,7 @@ import (
 
 	"github.com/kilnhq/kiln/internal/spelling"
 	"github.com/kilnhq/kiln/internal/strictyaml"
+	"github.com/kilnhq/kiln/machine/meta"
 )
 
 // Version is the version of the profile format.
@@ -49,6 +50,9 @@ type Profile struct {
 	Disk    Disk     `yaml:"disk" json:"disk"`
 	UKI     UKI      `yaml:"uki,omitempty" json:"uki,omitzero"`
 	Output  Output   `yaml:"output" json:"output"`
+
+	// Meta are values of META, by key: a name or a number, see 'kiln meta --help'.
+	Meta map[string]Secret `yaml:"meta,omitempty" json:"meta,omitempty"`
 
 	// Machine is what the formats that describe a whole virtual machine say of
 	// it: ova, xva.
@@ -115,6 +119,25 @@ type Kernel struct {
 	// SignedModules makes the kernel refuse modules that are not signed by a key
 	// it trusts, and kiln images with such modules.
 	SignedModules bool `yaml:"signedModules" json:"signedModules"`
+}
+
+// MetaValues returns the values of META by their keys.
+func (p *Profile) MetaValues() (meta.Values, error) {
+	values := meta.Values{}
+	for name, value := range p.Meta {
+		key, err := meta.ParseKey(name)
+		if err != nil {
+			return nil, err
+		}
+		if _, ok := values[key]; ok {
+			return nil, fmt.Errorf("key %v is there twice", key)
+		}
+		values[key] = []byte(value)
+	}
+	if _, err := meta.Encode(values); err != nil {
+		return nil, err
+	}
+	return values, nil
 }
 
 // edit carries out Append and Remove.
@@ -343,6 +366,9 @@ func (p *Profile) Validate() error {
 	}
 	if m := p.Machine; m.CPUs < 1 || m.CPUs > 1024 || m.Memory < 256*MiB || m.Memory%MiB != 0 {
 		bad("machine: %d CPUs and %s of memory: want at least 1 and 256MiB, whole MiB", m.CPUs, m.Memory)
+	}
+	if _, err := p.MetaValues(); err != nil {
+		bad("meta: %v", err)
 	}
 	if n := len(p.MachineConfig); n > maxMachineConfig {
 		bad("machineConfig: %d bytes, want at most %d", n, maxMachineConfig)

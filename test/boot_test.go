@@ -166,7 +166,7 @@ func TestBoot(t *testing.T) {
 			}
 			shutdown(t, ctx, m)
 			got := stages(milestones(t, m.Console()))
-			want := []string{"devices", "modules", "disk", "state", "ephemeral", "grow", "shutdown"}
+			want := []string{"devices", "modules", "disk", "state", "ephemeral", "grow", "good", "shutdown"}
 			var seen []string
 			for _, s := range got {
 				if slices.Contains(want, s) {

@@ -11,16 +11,23 @@ import (
 	"time"
 )
 
-// fatal matches what firmware, boot loaders and kernels print when there will be
-// no boot. Most of them wait for a key then, and would wait for ever.
-var fatal = regexp.MustCompile(strings.Join([]string{
-	`(?i:EFI Internal Shell)`, `(?i:UEFI Interactive Shell)`, `(?i:No bootable (option|device))`,
-	`(?i:Access Denied)`, `(?i:Security Violation)`, `(?i:Out of resources)`,
-	`(?i:Error loading \\?EFI\\)`, `(?i:Error starting kernel image)`,
-	`grub rescue>`, `GRUB .*Hard Disk Error`, `^error: .*(not found|no such|unknown|invalid|out of memory|you need to load the kernel)`,
+// final matches what firmware and boot loaders print when they have nothing to
+// start. Most of them wait for a key then, and would wait for ever.
+var final = regexp.MustCompile(strings.Join(nothingToStart, "|"))
+
+// fatal matches final, and what boot loaders and systems print when this start
+// has failed. A machine that restarts may be luckier the next time.
+var fatal = regexp.MustCompile(strings.Join(append([]string{
+	`(?i:Out of resources)`, `(?i:Error loading \\?EFI\\)`, `(?i:Error starting kernel image)`,
+	`^error: .*(not found|no such|unknown|invalid|out of memory|you need to load the kernel)`,
 	`Initramfs unpacking failed`, `Kernel panic`, `Oops: `, `BUG: unable to handle`,
 	`kiln: failed stage=`,
-}, "|"))
+}, nothingToStart...), "|"))
+
+var nothingToStart = []string{
+	`(?i:EFI Internal Shell)`, `(?i:UEFI Interactive Shell)`, `(?i:No bootable (option|device))`,
+	`(?i:Access Denied)`, `(?i:Security Violation)`, `grub rescue>`, `GRUB .*Hard Disk Error`, `kiln: no slot can be loaded`,
+}
 
 // controls matches the terminal control sequences that firmware and boot loaders
 // print.
@@ -32,6 +39,8 @@ const maxConsole = 16 << 20
 
 // console collects the output of a machine as lines.
 type console struct {
+	fatal *regexp.Regexp
+
 	mu     sync.Mutex
 	text   bytes.Buffer // complete lines, each with a newline
 	tail   []byte       // what there is of the next
@@ -39,7 +48,10 @@ type console struct {
 	change chan struct{}
 }
 
-func newConsole() *console { return &console{change: make(chan struct{})} }
+// newConsole returns a console that takes for a failure what matches fatal.
+func newConsole(fatal *regexp.Regexp) *console {
+	return &console{fatal: fatal, change: make(chan struct{})}
+}
 
 // follow reads r to its end and writes what it reads to copy too, if that is
 // not nil.
@@ -144,17 +156,17 @@ func (c *console) wait(ctx context.Context, pos *int, until []*regexp.Regexp) (s
 					return text, nil
 				}
 			}
-			if fatal.MatchString(text) {
+			if c.fatal.MatchString(text) {
 				return "", c.failed(ctx, *pos)
 			}
 			*pos += len(line)
 		}
 		switch {
-		case done && fatal.MatchString(tail):
+		case done && c.fatal.MatchString(tail):
 			return "", c.failed(ctx, *pos)
 		case done:
 			return "", fmt.Errorf("%w before it printed %s\n%s", ErrEnded, names(until), c.last(20))
-		case fatal.MatchString(tail): // a prompt, if there is no more
+		case c.fatal.MatchString(tail): // a prompt, if there is no more
 			timer := time.NewTimer(afterFailure)
 			select {
 			case <-ctx.Done():

@@ -14,7 +14,7 @@ import (
 // print returns a console on which text was printed; end is whether the machine
 // is off.
 func printed(text string, end bool) *console {
-	c := newConsole()
+	c := newConsole(fatal)
 	c.add([]byte(text), end)
 	return c
 }
@@ -115,7 +115,7 @@ func TestFollow(t *testing.T) {
 	for name, r := range map[string]io.Reader{
 		"at once": strings.NewReader(text), "bytes": iotest.OneByteReader(strings.NewReader(text)), "half": iotest.HalfReader(strings.NewReader(text)),
 	} {
-		c := newConsole()
+		c := newConsole(fatal)
 		var copy strings.Builder
 		c.follow(r, &copy)
 		if got := c.String(); got != "one\ntwo\nthree" {
@@ -131,7 +131,7 @@ func TestFollow(t *testing.T) {
 }
 
 func TestConsoleIsBounded(t *testing.T) {
-	c := newConsole()
+	c := newConsole(fatal)
 	block := strings.Repeat(strings.Repeat("x", 1023)+"\n", 1024)
 	for range 20 {
 		c.add([]byte(block), false)

@@ -50,7 +50,11 @@ func Start(ctx context.Context, c Config, console io.Writer) (*Machine, error) {
 	if err != nil {
 		return nil, err
 	}
-	m := &Machine{console: newConsole(), stderr: &tailBuffer{}, exited: make(chan struct{})}
+	failure := fatal
+	if c.Restart {
+		failure = final
+	}
+	m := &Machine{console: newConsole(failure), stderr: &tailBuffer{}, exited: make(chan struct{})}
 	if m.dir, err = os.MkdirTemp("", "kiln-vm-"); err != nil {
 		return nil, err
 	}
@@ -86,7 +90,10 @@ func (m *Machine) start(ctx context.Context, program string, c Config, a arch, c
 	if err := c.prepare(a, m.dir, &f); err != nil {
 		return err
 	}
-	m.cmd = exec.CommandContext(ctx, program, append(c.arguments(a, f), "-no-reboot")...)
+	m.cmd = exec.CommandContext(ctx, program, c.arguments(a, f)...)
+	if !c.Restart {
+		m.cmd.Args = append(m.cmd.Args, "-no-reboot")
+	}
 	m.cmd.ExtraFiles = []*os.File{theirSerial, theirControl}
 	m.cmd.Env = append(os.Environ(), "TMPDIR="+m.dir) // of snapshots
 	m.cmd.Stderr = m.stderr

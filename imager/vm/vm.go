@@ -63,6 +63,10 @@ type Config struct {
 	// network card's iPXE and TFTP; "" is none.
 	Netboot string
 
+	// Restart lets the machine restart itself. What failed in one start is no
+	// failure of the machine then, unless there is nothing left to start.
+	Restart bool
+
 	Memory int    // in MiB; 0 is 1024
 	Accel  string // accelerator as QEMU names it; "" is tcg
 }

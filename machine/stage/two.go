@@ -144,6 +144,9 @@ func two(s *start) error {
 		console.F("ephemeral", ephemeralOn), console.F("config", configFrom(stateDir, runDir)), console.F("extensions", extensions(list)),
 		console.F("modules", named(found, modules.Loaded)), console.F("skipped", named(found, modules.Skipped)),
 		console.F("failed", named(found, modules.Failed)))
+	if onDisk && slot != "" {
+		s.good(d, slot)
+	}
 	if v, _ := s.args.Get(argPowerOff); v == "ready" {
 		requests <- power.Request{Action: power.Off, Reason: argPowerOff + "=ready"}
 	}
