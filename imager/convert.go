@@ -30,8 +30,9 @@ func DiskFormats() []string {
 	return slices.DeleteFunc(Formats(), func(f string) bool { return !all[f].disk })
 }
 
-// verify checks the parts of the base that are being written.
-func (i *Image) verify(ctx context.Context) error {
+// Verify reads the parts of the base and compares them with their digests. The
+// methods that write files do so themselves.
+func (i *Image) Verify(ctx context.Context) error {
 	if i.converted {
 		return nil
 	}

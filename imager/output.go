@@ -33,7 +33,7 @@ func (i *Image) WriteFile(ctx context.Context, path, format string, digest bool,
 	}
 	a := &Artifact{Path: path, Format: format}
 	if form.files != nil {
-		if err := i.verify(ctx); err != nil {
+		if err := i.Verify(ctx); err != nil {
 			return nil, err
 		}
 		files, err := form.files(i)
@@ -56,7 +56,7 @@ func (i *Image) WriteFile(ctx context.Context, path, format string, digest bool,
 	defer f.Close()
 	file := ArtifactFile{Name: filepath.Base(path)}
 	group, gctx := errgroup.WithContext(ctx)
-	group.Go(func() error { return i.verify(gctx) })
+	group.Go(func() error { return i.Verify(gctx) })
 	group.Go(func() error {
 		err := i.writeFile(gctx, form, f.File, &file, digest, progress)
 		if err == nil {
@@ -119,7 +119,7 @@ func (i *Image) WriteTo(ctx context.Context, w io.Writer, format string, progres
 	if err != nil {
 		return err
 	}
-	if err := i.verify(ctx); err != nil {
+	if err := i.Verify(ctx); err != nil {
 		return err
 	}
 	stream := form.write

@@ -53,6 +53,7 @@ that went into it, FILE.json, and the list of the software in it, FILE.spdx.json
 		ValidArgs: profiles.Names(),
 	}
 	f.add(c)
+	c.Flags().StringVar(&f.config, "config", "", configUsage)
 	c.Flags().StringVar(&f.arch, "arch", "", "architecture, instead of the profile's: amd64 or arm64")
 	c.Flags().StringSliceVar(&f.formats, "format", nil, "output formats, instead of the profile's or the file name's: "+strings.Join(imager.Formats(), ", "))
 	c.Flags().StringVar(&f.size, "size", "", "size of the disk, instead of the profile's, for example 8GiB")

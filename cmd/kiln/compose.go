@@ -37,7 +37,6 @@ func (f *composeFlags) add(c *cobra.Command) {
 	c.Flags().StringVar(&f.base, "base", "base", "OCI image layout of the base, from 'kiln base build'")
 	c.Flags().StringArrayVar(&f.extensions, "extension", nil, "system extension: a directory, tar, squashfs or OCI image layout, or HOST/NAME:TAG in a registry (repeatable; lowest layer first)")
 	c.Flags().StringArrayVar(&f.kernelArgs, "kernel-arg", nil, "kernel argument to append (repeatable)")
-	c.Flags().StringVar(&f.config, "config", "", configUsage)
 	c.Flags().StringArrayVar(&f.set, "set", nil, setUsage)
 	c.Flags().StringArrayVar(&f.certs, "module-certificate", nil, moduleCertificateUsage)
 	c.Flags().BoolVar(&f.strict, "strict", false, "refuse what 'kiln extension check' warns of")

@@ -20,6 +20,7 @@ import (
 	"github.com/kilnhq/kiln/kernel/module"
 	"github.com/kilnhq/kiln/kernel/sign"
 	"github.com/kilnhq/kiln/machine/blockdev"
+	"github.com/kilnhq/kiln/machine/slots"
 	"github.com/kilnhq/kiln/profiles"
 	"github.com/kilnhq/kiln/rootfs"
 )
@@ -79,7 +80,7 @@ func exitCode(ctx context.Context, err error) int {
 		return exitUsage
 	}
 	var selector *blockdev.SyntaxError
-	if errors.As(err, &selector) || is(err, blockdev.ErrAmbiguous) {
+	if errors.As(err, &selector) || is(err, blockdev.ErrAmbiguous, slots.ErrSlot) {
 		return exitUsage
 	}
 	var output outputError
@@ -90,7 +91,7 @@ func exitCode(ctx context.Context, err error) int {
 	if is(err, imager.ErrRefused, base.ErrFormat, base.ErrPart, base.ErrRefused, extensions.ErrIncompatible,
 		extensions.ErrFormat, extensions.ErrHostile, extensions.ErrManifest, deb.ErrFormat, deb.ErrTruncated, deb.ErrLimit,
 		kernel.ErrNoKernel, kernel.ErrNoModules, kernel.ErrTwo, kernel.ErrRelease, kernel.ErrArch, kernel.ErrFormat, module.ErrFormat,
-		blockdev.ErrRefused, install.ErrKeep, gpt.ErrNone, gpt.ErrDamaged, sign.ErrFormat, sign.ErrSignature, sign.ErrSigner, kit.ErrFormat, kit.ErrRefused, kit.ErrBuild) {
+		blockdev.ErrRefused, install.ErrKeep, slots.ErrNoSlots, slots.ErrDisagree, slots.ErrNoSystem, gpt.ErrNone, gpt.ErrDamaged, sign.ErrFormat, sign.ErrSignature, sign.ErrSigner, kit.ErrFormat, kit.ErrRefused, kit.ErrBuild) {
 		return exitRefused
 	}
 	if is(err, fs.ErrNotExist, blockdev.ErrNoMatch, rootfs.ErrNoPackage) {

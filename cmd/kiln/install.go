@@ -61,6 +61,7 @@ that was interrupted can be run again.`,
 		},
 	}
 	f.add(c)
+	c.Flags().StringVar(&f.config, "config", "", configUsage)
 	c.Flags().StringVar(&f.disk, "disk", "", "disk to install on: a device, a link to one, or a file")
 	c.Flags().StringVar(&f.selector, "disk-selector", "", "expression that matches the disk to install on, see 'kiln disks --help'")
 	c.Flags().StringVar(&f.platform, "platform", "", "profile to install, a built-in one or a file (default: the installer image's, or metal)")
@@ -95,7 +96,6 @@ func newImage(g *globals) *cobra.Command {
 		},
 	}
 	f.add(c)
-	c.Flags().MarkHidden("config")
 	c.Flags().StringVarP(&f.disk, "block-device", "b", "", "disk to install on")
 	c.Flags().BoolVarP(&f.force, "force", "f", false, "overwrite what is on the disk")
 	c.Flags().StringVarP(&f.platform, "platform", "p", "", "platform; bare-metal is metal")
