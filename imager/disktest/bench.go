@@ -23,18 +23,46 @@ type Payload struct {
 	Disk *extent.Map
 }
 
-// Payloads returns the disk that 'make bench' names in KILN_IMAGE, most of which
-// is compressed already, if there is one, and one of 256 MiB of which most
-// compresses.
+// Payloads returns the disks to measure with: the one that 'make bench' names in
+// KILN_IMAGE, if there is one, of which most is compressed already; 256 MiB of
+// text, noise and holes; and 128 MiB of machine code.
 func Payloads(b *testing.B) []Payload {
 	b.Helper()
 	var list []Payload
 	if raw := os.Getenv("KILN_IMAGE"); raw != "" {
 		list = append(list, Payload{"image", raw, Sparse(b, raw)})
 	}
-	raw := filepath.Join(b.TempDir(), "disk.raw")
-	Write(b, raw, Mixed(b, 256<<20, 31))
-	return append(list, Payload{"mixed", raw, Sparse(b, raw)})
+	mixed := pieces(b, 256<<20, 31, 1<<20, func(kind, n int, seed uint64) []byte {
+		switch kind {
+		case 0:
+			return Text(n, seed)
+		case 1:
+			return Noise(n, seed)
+		}
+		return nil
+	})
+	// The test itself, again and again, is code like any other.
+	path, err := os.Executable()
+	if err != nil {
+		b.Fatal(err)
+	}
+	self, err := extent.File(path)
+	if err != nil {
+		b.Fatal(err)
+	}
+	code := extent.New(128 << 20)
+	for off := int64(0); off+self.Size() <= code.Size(); off += extent.Align(self.Size(), 1<<20) {
+		if err := code.Put(off, self); err != nil {
+			b.Fatal(err)
+		}
+	}
+	for _, p := range []Payload{{Name: "mixed", Disk: mixed}, {Name: "code", Disk: code}} {
+		p.Raw = filepath.Join(b.TempDir(), p.Name)
+		Write(b, p.Raw, p.Disk)
+		p.Disk = Sparse(b, p.Raw)
+		list = append(list, p)
+	}
+	return list
 }
 
 // Versus measures write, which writes the file at path, side by side with a

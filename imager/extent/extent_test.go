@@ -161,7 +161,54 @@ func TestFileShrank(t *testing.T) {
 	m := New(100)
 	put(t, m, 0, f)
 	if _, err := m.WriteTo(io.Discard); !errors.Is(err, io.ErrUnexpectedEOF) || !strings.Contains(err.Error(), name) {
-		t.Errorf("got %v", err)
+		t.Errorf("WriteTo: %v", err)
+	}
+	out, err := os.Create(filepath.Join(t.TempDir(), "out"))
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer out.Close()
+	if err := WriteSparse(t.Context(), out, m, nil); !errors.Is(err, io.ErrUnexpectedEOF) || !strings.Contains(err.Error(), name) {
+		t.Errorf("WriteSparse: %v", err)
+	}
+}
+
+// TestWriteSparseOfTwoFiles goes back and forth between files, with extents of
+// sizes that are copied by the kernel and that are not.
+func TestWriteSparseOfTwoFiles(t *testing.T) {
+	dir := t.TempDir()
+	var files []Source
+	for i := range 2 {
+		name := filepath.Join(dir, string(rune('a'+i)))
+		if err := os.WriteFile(name, bytes.Repeat([]byte{byte(i + 1), 7, 9}, 1<<20), 0o600); err != nil {
+			t.Fatal(err)
+		}
+		files = append(files, must(t)(File(name)))
+	}
+	m := New(8 << 20)
+	for i, n := range []int64{3, 70_000, 200_000, 5, 1 << 20, 300_000, 1} {
+		put(t, m, int64(i)<<20+int64(i), must(t)(Section(files[i/2%2], int64(i)*1000, n)))
+	}
+	out, err := os.Create(filepath.Join(dir, "out"))
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer out.Close()
+	if err := WriteSparse(t.Context(), out, m, nil); err != nil {
+		t.Fatal(err)
+	}
+	var want bytes.Buffer
+	if _, err := m.WriteTo(&want); err != nil {
+		t.Fatal(err)
+	}
+	if got, err := os.ReadFile(out.Name()); err != nil || !bytes.Equal(got, want.Bytes()) {
+		t.Errorf("content differs (%v)", err)
+	}
+	if err := os.Remove(filepath.Join(dir, "b")); err != nil {
+		t.Fatal(err)
+	}
+	if err := WriteSparse(t.Context(), out, m, nil); !errors.Is(err, os.ErrNotExist) {
+		t.Errorf("a file is gone: %v", err)
 	}
 }
 

@@ -34,19 +34,29 @@ func (f *FileSource) Size() int64 { return f.size }
 // ReadAt implements io.ReaderAt. A file that has become shorter since is an
 // error that names it.
 func (f *FileSource) ReadAt(p []byte, off int64) (int, error) {
-	if off < 0 || off >= f.size {
-		return 0, io.EOF
-	}
 	h, err := os.Open(f.path)
 	if err != nil {
 		return 0, err
 	}
 	defer h.Close()
+	return openFile{f, h}.ReadAt(p, off)
+}
+
+// openFile is a FileSource and a descriptor of it.
+type openFile struct {
+	*FileSource
+	h *os.File
+}
+
+func (f openFile) ReadAt(p []byte, off int64) (int, error) {
+	if off < 0 || off >= f.size {
+		return 0, io.EOF
+	}
 	var eof error
 	if int64(len(p)) > f.size-off {
 		p, eof = p[:f.size-off], io.EOF
 	}
-	n, err := h.ReadAt(p, off)
+	n, err := f.h.ReadAt(p, off)
 	if n < len(p) {
 		if err == nil || err == io.EOF {
 			err = fmt.Errorf("%s: shrank while it was read: %w", f.path, io.ErrUnexpectedEOF)

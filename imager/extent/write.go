@@ -51,6 +51,7 @@ func WriteSparse(ctx context.Context, dst *os.File, m *Map, progress func(n int6
 		progress = func(int64) {}
 	}
 	w := sparseWriter{dst: dst, buf: make([]byte, chunk), progress: progress}
+	defer w.close()
 	for _, e := range m.extents {
 		if err := w.extent(ctx, e); err != nil {
 			return err
@@ -59,27 +60,77 @@ func WriteSparse(ctx context.Context, dst *os.File, m *Map, progress func(n int6
 	return nil
 }
 
+const (
+	// minKernel is the least that is worth asking the kernel to copy, in bytes.
+	minKernel = 128 << 10
+
+	// window is how many bytes the device is told of at a time. Smaller ones
+	// are more work for the file system.
+	window = 32 << 20
+)
+
 type sparseWriter struct {
 	dst      *os.File
 	buf      []byte
 	noKernel bool // copy_file_range does not work on this destination
 	progress func(int64)
+	flushed  int64 // the device has been told of what is before
+
+	// The file that was read last: a disk in a file is often many small extents
+	// of it.
+	src openFile
+}
+
+// open opens f, unless it is open.
+func (w *sparseWriter) open(f *FileSource) error {
+	if w.src.FileSource == f {
+		return nil
+	}
+	w.close()
+	h, err := os.Open(f.path)
+	if err == nil {
+		w.src = openFile{f, h}
+	}
+	return err
+}
+
+func (w *sparseWriter) close() {
+	if w.src.h != nil {
+		w.src.h.Close() // it was only read
+	}
+	w.src = openFile{}
+}
+
+// flush lets the device begin with what is before end now, rather than at the
+// final fsync. This is only a hint: where it does not work fsync has more to do.
+func (w *sparseWriter) flush(end int64) {
+	if end-w.flushed >= window {
+		_ = unix.SyncFileRange(int(w.dst.Fd()), w.flushed, end-w.flushed, unix.SYNC_FILE_RANGE_WRITE)
+		w.flushed = end
+	}
 }
 
 func (w *sparseWriter) extent(ctx context.Context, e Extent) error {
-	if f, ok := e.Source.(*FileSource); ok && e.Length >= chunk && !w.noKernel {
-		done, err := w.copyRange(ctx, f, e)
-		if err != nil {
+	src := io.ReaderAt(e.Source)
+	if f, ok := e.Source.(*FileSource); ok {
+		if err := w.open(f); err != nil {
 			return err
 		}
-		e.Offset, e.At, e.Length = e.Offset+done, e.At+done, e.Length-done
+		src = w.src
+		if e.Length >= minKernel && !w.noKernel {
+			done, err := w.copyRange(ctx, e)
+			if err != nil {
+				return err
+			}
+			e.Offset, e.At, e.Length = e.Offset+done, e.At+done, e.Length-done
+		}
 	}
 	for e.Length > 0 {
 		if err := ctx.Err(); err != nil {
 			return err
 		}
 		p := w.buf[:min(chunk, e.Length)]
-		if _, err := readFull(e.Source, p, e.At); err != nil {
+		if _, err := readFull(src, p, e.At); err != nil {
 			return err
 		}
 		if _, err := w.dst.WriteAt(p, e.Offset); err != nil {
@@ -87,26 +138,22 @@ func (w *sparseWriter) extent(ctx context.Context, e Extent) error {
 		}
 		n := int64(len(p))
 		e.Offset, e.At, e.Length = e.Offset+n, e.At+n, e.Length-n
+		w.flush(e.Offset)
 		w.progress(n)
 	}
 	return nil
 }
 
-// copyRange lets the kernel copy e from f and returns how far it came. It
-// gives up without an error where the kernel or the file system cannot.
-func (w *sparseWriter) copyRange(ctx context.Context, f *FileSource, e Extent) (int64, error) {
-	src, err := os.Open(f.path)
-	if err != nil {
-		return 0, err
-	}
-	defer src.Close()
+// copyRange lets the kernel copy e, of the open file, and returns how far it
+// came. It gives up without an error where the kernel or the file system cannot.
+func (w *sparseWriter) copyRange(ctx context.Context, e Extent) (int64, error) {
 	var done int64
 	for done < e.Length {
 		if err := ctx.Err(); err != nil {
 			return done, err
 		}
 		roff, woff := e.At+done, e.Offset+done
-		n, err := unix.CopyFileRange(int(src.Fd()), &roff, int(w.dst.Fd()), &woff, int(min(16*chunk, e.Length-done)), 0)
+		n, err := unix.CopyFileRange(int(w.src.h.Fd()), &roff, int(w.dst.Fd()), &woff, int(min(16*chunk, e.Length-done)), 0)
 		switch {
 		case err == unix.EINTR:
 			continue
@@ -116,10 +163,8 @@ func (w *sparseWriter) copyRange(ctx context.Context, f *FileSource, e Extent) (
 			w.noKernel = err != nil
 			return done, nil
 		}
-		// Let the device begin now rather than at the final fsync. This is only
-		// a hint: where it does not work fsync has more to do.
-		_ = unix.SyncFileRange(int(w.dst.Fd()), e.Offset+done, int64(n), unix.SYNC_FILE_RANGE_WRITE)
 		done += int64(n)
+		w.flush(e.Offset + done)
 		w.progress(int64(n))
 	}
 	return done, nil
