@@ -3,8 +3,11 @@
 package test
 
 import (
+	"os"
 	"path/filepath"
+	"strconv"
 	"strings"
+	"syscall"
 	"testing"
 
 	"github.com/kilnhq/kiln/imager/vm"
@@ -33,6 +36,17 @@ func TestISO(t *testing.T) {
 			}
 		}
 	})
+	t.Run("once", func(t *testing.T) {
+		file := xorrisoFile(t, iso, "/boot/initramfs")
+		fi, err := os.Stat(iso)
+		if err != nil {
+			t.Fatal(err)
+		}
+		// UEFI's copy of kernel and initramfs is BIOS's.
+		if got, most := fi.Sys().(*syscall.Stat_t).Blocks*512, file*5/2; got > most {
+			t.Errorf("%d bytes for an initramfs of %d, want at most %d", got, file, most)
+		}
+	})
 	for _, firmware := range []vm.Firmware{vm.BIOS, vm.UEFI} {
 		for _, bus := range []vm.Bus{vm.CDROM, vm.USB} {
 			t.Run(string(firmware)+"/"+string(bus), func(t *testing.T) {
@@ -51,4 +65,21 @@ func TestISO(t *testing.T) {
 			})
 		}
 	}
+}
+
+// xorrisoFile returns the size of a file in an ISO image.
+func xorrisoFile(t *testing.T, iso, name string) int64 {
+	t.Helper()
+	f := strings.Fields(run(t, oracle.Tool(t, "xorriso"), "-indev", iso, "-lsl", name))
+	for i, word := range f {
+		if strings.HasPrefix(word, "-r") && i+4 < len(f) {
+			n, err := strconv.ParseInt(f[i+4], 10, 64)
+			if err != nil {
+				t.Fatal(err)
+			}
+			return n
+		}
+	}
+	t.Fatalf("xorriso lists %q", f)
+	return 0
 }

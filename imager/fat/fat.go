@@ -29,7 +29,8 @@
 //     8 GiB they are 8, 16 and 32 KiB, as mkfs.fat makes them. They are smaller
 //     where the tree would not fit otherwise.
 //   - Directories come first, then the files, each contiguous and in the order of
-//     the tree. The first cluster is aligned to 4 KiB and to its own size.
+//     the tree. The first cluster is aligned to 4 KiB and to its own size, and so
+//     is the first one of every file of 64 KiB or more.
 //   - All times are Options.Time. Of a mode only the type and the absence of all
 //     write permissions count; owners and extended attributes are dropped, and
 //     of a hard link every name is a file of its own.

@@ -53,16 +53,44 @@ func (v *volume) size(n *node) int64 {
 	return slots * entrySize
 }
 
-// clusters returns how many clusters of the given size the tree takes.
+// clusters returns how many clusters of size bytes there must be for everything.
 func (v *volume) clusters(size int64) int64 {
 	var n int64
-	for _, d := range v.dirs {
-		n += v.nodeClusters(d, size)
-	}
-	for _, f := range v.files {
-		n += v.nodeClusters(f, size)
+	for _, place := range v.places(size) {
+		n = max(n, place.end())
 	}
 	return n
+}
+
+// place is where a node is, in clusters from the first one.
+type place struct {
+	node         *node
+	start, count int64
+}
+
+func (p place) end() int64 { return p.start + p.count }
+
+// aligned is the size in bytes from which a file begins at a multiple of 4 KiB,
+// so that other file systems can point to its content.
+const aligned = 64 << 10
+
+// places gives everything its clusters, of size bytes: directories, then files.
+func (v *volume) places(size int64) []place {
+	var out []place
+	next := int64(0)
+	for _, list := range [][]*node{v.dirs, v.files} {
+		for _, n := range list {
+			count := v.nodeClusters(n, size)
+			if step := alignment / size; step > 1 && v.size(n) >= aligned {
+				next = (next + step - 1) / step * step
+			}
+			if count > 0 {
+				out = append(out, place{n, next, count})
+			}
+			next += count
+		}
+	}
+	return out
 }
 
 // nodeClusters returns how many clusters one node takes; a directory takes one

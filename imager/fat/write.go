@@ -77,10 +77,10 @@ const (
 var noBoot = []byte{0xCD, 0x18, 0xF4, 0xEB, 0xFD}
 
 func (v *volume) write(g geometry) (*extent.Map, error) {
-	used := v.place(g)
+	used, end := v.place(g)
 	m := extent.New(v.opts.Size)
-	boot, info := v.boot(g), v.info(g, used)
-	table := v.table(g, used)
+	boot, info := v.boot(g), v.info(g, used, end)
+	table := v.table(g, end)
 	for _, p := range []struct {
 		sector int64
 		data   []byte
@@ -108,23 +108,20 @@ func (v *volume) write(g geometry) (*extent.Map, error) {
 	return m, nil
 }
 
-// place gives everything its clusters and returns how many are in use.
-func (v *volume) place(g geometry) int64 {
-	next := int64(rootCluster)
-	for _, list := range [][]*node{v.dirs, v.files} {
-		for _, n := range list {
-			if c := v.nodeClusters(n, g.clusterSize()); c > 0 {
-				n.cluster = next
-				next += c
-			}
-		}
+// place gives everything its clusters. It returns how many are in use, and the
+// end of the last one in use.
+func (v *volume) place(g geometry) (used, end int64) {
+	for _, p := range v.places(g.clusterSize()) {
+		p.node.cluster = rootCluster + p.start
+		used += p.count
+		end = max(end, p.end())
 	}
-	return next - rootCluster
+	return used, end
 }
 
 // table returns the FAT as far as it is not zero.
-func (v *volume) table(g geometry, used int64) []byte {
-	b := make([]byte, 4*(rootCluster+used))
+func (v *volume) table(g geometry, end int64) []byte {
+	b := make([]byte, 4*(rootCluster+end))
 	le.PutUint32(b, fatHead)
 	le.PutUint32(b[4:], fatClean)
 	for _, list := range [][]*node{v.dirs, v.files} {
@@ -172,12 +169,12 @@ func (v *volume) boot(g geometry) []byte {
 	return b
 }
 
-func (v *volume) info(g geometry, used int64) []byte {
+func (v *volume) info(g geometry, used, end int64) []byte {
 	b := make([]byte, bootSize)
 	copy(b[atInfoStart:], "RRaA")
 	copy(b[atInfoFields:], "rrAa")
-	next := rootCluster + used
-	if used == g.clusters {
+	next := rootCluster + end
+	if end == g.clusters {
 		next = rootCluster
 	}
 	le.PutUint32(b[atFree:], uint32(g.clusters-used))
