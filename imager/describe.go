@@ -135,7 +135,8 @@ func (i *Image) SBOM(ctx context.Context) ([]byte, error) {
 }
 
 // WriteSidecars writes, next to an artifact, its digests for sha256sum(1), its
-// description and its SBOM: NAME.sha256, NAME.json and NAME.spdx.json.
+// description and its SBOM: NAME.sha256, NAME.json and NAME.spdx.json; and the
+// domain that boots it, if the profile has one: NAME.xl.cfg or NAME.libvirt.xml.
 func (i *Image) WriteSidecars(ctx context.Context, a *Artifact) error {
 	var sums strings.Builder
 	for _, f := range a.Files {
@@ -150,7 +151,15 @@ func (i *Image) WriteSidecars(ctx context.Context, a *Artifact) error {
 		return err
 	}
 	path := filepath.Clean(a.Path)
-	for suffix, content := range map[string][]byte{".sha256": []byte(sums.String()), ".json": data, ".spdx.json": list} {
+	sidecars := map[string][]byte{".sha256": []byte(sums.String()), ".json": data, ".spdx.json": list}
+	suffix, content, err := i.domain(a)
+	if err != nil {
+		return err
+	}
+	if content != nil {
+		sidecars[suffix] = content
+	}
+	for suffix, content := range sidecars {
 		if err := atomicfile.WriteFile(path+suffix, content, 0o644); err != nil {
 			return fmt.Errorf("%w: %w", ErrOutput, err)
 		}

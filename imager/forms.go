@@ -77,6 +77,7 @@ func forms(o profiles.Output) map[string]form {
 			return vmdk.Map(i.Disk, i.vmdkOptions("vmdk-sparse"))
 		}},
 		"containerdisk": {suffix: "containerdisk.tar", disk: true, size: containerDiskSize, write: writeContainerDisk},
+		"vagrant":       {suffix: "box", disk: true, size: vagrantSize, write: writeVagrant},
 		"installer":     {suffix: "installer.tar", size: installerSize, write: writeInstaller},
 
 		"iso":       {suffix: "iso", layout: isoMap},

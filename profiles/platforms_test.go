@@ -49,7 +49,7 @@ var requirements = map[string]requirement{
 	"kvm":           {platform: "nocloud", format: "qcow2", firmware: Dual, consoles: screenSerial, arm64: armConsoles, drivers: virtio},
 	"nocloud":       {platform: "nocloud", format: "raw", firmware: Dual, consoles: screenSerial, arm64: armConsoles, drivers: seed},
 	"libvirt":       {platform: "nocloud", format: "qcow2", firmware: Dual, consoles: screenSerial, arm64: armConsoles, drivers: seed},
-	"vagrant":       {platform: "nocloud", format: "qcow2", firmware: Dual, multiple: GiB, zlib: true, consoles: screenSerial, arm64: armConsoles, drivers: seed},
+	"vagrant":       {platform: "nocloud", format: "vagrant", firmware: Dual, multiple: GiB, consoles: screenSerial, arm64: armConsoles, drivers: seed},
 	"proxmox":       {platform: "nocloud", format: "qcow2", firmware: Dual, consoles: screenSerial, drivers: append(slices.Clone(seed), "ata_piix")},
 	"kubevirt":      {platform: "nocloud", format: "containerdisk", firmware: Dual, consoles: screenSerial, arm64: armConsoles, drivers: seed},
 	"openstack":     {platform: "openstack", format: "qcow2", firmware: Dual, zlib: true, consoles: screenSerial, arm64: armConsoles, drivers: seed},

@@ -203,6 +203,9 @@ type Output struct {
 	// Name is the name of the file, without directories. NAME, ARCH and EXT in
 	// braces stand for the profile, the architecture and the format's suffix.
 	Name string `yaml:"name" json:"name"`
+	// Domain is what the machine that boots the file is described for, beside it:
+	// "xl" (Xen), "libvirt" or nothing.
+	Domain string `yaml:"domain,omitempty" json:"domain,omitempty"`
 	// Compression is that of clusters within a qcow2 image: none, zlib, zstd.
 	Compression string `yaml:"compression" json:"compression"`
 	// Level is how hard raw.zst, raw.xz and raw.gz are compressed, 1 to 9; 0 is
@@ -213,8 +216,14 @@ type Output struct {
 // Formats lists the output formats.
 func Formats() []string {
 	return []string{"raw", "raw.zst", "raw.gz", "raw.xz", "qcow2", "vmdk", "vmdk-sparse", "vhd", "vhd-dynamic", "vhdx",
-		"ova", "gce", "xva", "containerdisk", "iso", "uki", "pxe", "kernel", "initramfs", "cmdline", "installer"}
+		"ova", "gce", "xva", "containerdisk", "vagrant", "iso", "uki", "pxe", "kernel", "initramfs", "cmdline", "installer"}
 }
+
+// What Output.Domain may be.
+const (
+	XL      = "xl"
+	Libvirt = "libvirt"
+)
 
 // Boot loader choices of Disk.BootLoader.
 const (
@@ -356,6 +365,7 @@ func (p *Profile) Validate() error {
 	oneOf("arch", p.Arch, "amd64", "arm64")
 	oneOf("disk.bootLoader", p.Disk.BootLoader, Dual, UEFI, BIOS)
 	oneOf("output.format", p.Output.Format, Formats()...)
+	oneOf("output.domain", p.Output.Domain, "", XL, Libvirt)
 	oneOf("output.compression", p.Output.Compression, "none", "zlib", "zstd")
 	oneOf("machine.firmware", p.Machine.Firmware, "bios", "uefi")
 	if n := p.Output.Name; n == "" || strings.ContainsAny(n, "/\x00\n") || n == "." || n == ".." {
