@@ -106,9 +106,9 @@ image-4k: extension ## compose out/kiln-metal-4k-amd64.raw, for disks with 4096-
 run: compose ## boot the image in QEMU, console in the terminal; FIRMWARE=bios or uefi
 	@$(KILN) run $(IMAGE) --firmware $(FIRMWARE)
 
-.PHONY: container
-container: base ## build a container image with kiln and the base, with docker
-	@docker build -t kiln:$(VERSION) .
+.PHONY: installer
+installer: extension ## build out/kiln.installer.tar, an image for 'docker load' that installs onto disks
+	@$(KILN) build installer --arch $(ARCH) --base $(BASE) --extension $(EXTENSION) --cache $(OUT)/cache --output $(OUT)/kiln.installer.tar
 
 # --- Tests
 
