@@ -23,24 +23,28 @@ func writeFile(b *testing.B, path string, disk *extent.Map, f Format) {
 	}
 }
 
-// BenchmarkWrite compares with the usual programs, and zstd with cp too: what is
-// compressed already is to be written at the speed of the disk.
+// BenchmarkWrite compares with the usual programs, and zstd with cp too, on what
+// is compressed already: that is to be written at the speed of the disk.
 func BenchmarkWrite(b *testing.B) {
-	small := filepath.Join(b.TempDir(), "disk.raw")
-	disktest.Write(b, small, disktest.Mixed(b, 16<<20, 32))
+	payload := func(name string, disk *extent.Map) disktest.Payload {
+		raw := filepath.Join(b.TempDir(), name)
+		disktest.Write(b, raw, disk)
+		return disktest.Payload{Name: name, Raw: raw, Disk: disktest.Sparse(b, raw)}
+	}
 	versus := func(p disktest.Payload, f Format, program string, args ...string) {
 		b.Run(fmt.Sprintf("%s/%s-%s", p.Name, f, program), func(b *testing.B) {
 			disktest.Versus(b, func(b *testing.B, path string) { writeFile(b, path, p.Disk, f) }, program, args...)
 		})
 	}
-	for _, p := range disktest.Payloads(b) {
-		versus(p, Zstd, "cp", "--sparse=always", p.Raw)
+	noise := payload("noise", disktest.Scattered(b, 256<<20, 31))
+	versus(noise, Zstd, "cp", "--sparse=always", noise.Raw)
+	for _, p := range append(disktest.Payloads(b), noise) {
 		versus(p, Zstd, "zstd", "-q", "-f", p.Raw, "-o")
 	}
 	// The others take minutes for more.
-	p := disktest.Payload{Name: "small", Raw: small, Disk: disktest.Sparse(b, small)}
-	versus(p, Gzip, "sh", "-c", "gzip -c "+small+` > "$0"`)
-	versus(p, XZ, "sh", "-c", "xz -c "+small+` > "$0"`)
+	small := payload("small", disktest.Mixed(b, 16<<20, 32))
+	versus(small, Gzip, "sh", "-c", "gzip -c "+small.Raw+` > "$0"`)
+	versus(small, XZ, "sh", "-c", "xz -c "+small.Raw+` > "$0"`)
 }
 
 func BenchmarkMemory(b *testing.B) {

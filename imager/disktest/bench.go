@@ -155,7 +155,7 @@ const maxMemory = 200e6
 func Memory(b *testing.B, write func(b *testing.B, path string, disk *extent.Map)) {
 	b.Helper()
 	disk := extent.New(8 << 30)
-	src := extent.Bytes(append(Text(100<<10, 1), Noise(28<<10, 2)...))
+	src := extent.Bytes(append(Text(24<<10, 1), Noise(8<<10, 2)...))
 	// A piece in each MiB, so that every table of an image has entries.
 	for off := int64(0); off < disk.Size(); off += 1 << 20 {
 		if err := disk.Put(off, src); err != nil {

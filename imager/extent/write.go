@@ -5,6 +5,7 @@ import (
 	"fmt"
 	"io"
 	"os"
+	"syscall"
 
 	"golang.org/x/sys/unix"
 )
@@ -34,9 +35,9 @@ func (m *Map) WriteTo(w io.Writer) (int64, error) {
 
 // WriteSparse writes only the extents of m to dst, which must read as zeros
 // everywhere else: a new file, or a device that has been zeroed. A file is
-// extended to the size of the map. Data that lives in files is copied by the
-// kernel. If progress is not nil it is called with the number of bytes written
-// since the last call.
+// extended to the size of the map; where its file system can, it shares the
+// blocks of files that data lives in. If progress is not nil it is called with
+// the number of bytes written since the last call.
 func WriteSparse(ctx context.Context, dst *os.File, m *Map, progress func(n int64)) error {
 	fi, err := dst.Stat()
 	if err != nil {
@@ -51,6 +52,9 @@ func WriteSparse(ctx context.Context, dst *os.File, m *Map, progress func(n int6
 		progress = func(int64) {}
 	}
 	w := sparseWriter{dst: dst, buf: make([]byte, chunk), progress: progress}
+	if st, ok := fi.Sys().(*syscall.Stat_t); ok && fi.Mode().IsRegular() {
+		w.block = int64(st.Blksize)
+	}
 	defer w.close()
 	for _, e := range m.extents {
 		if err := w.extent(ctx, e); err != nil {
@@ -60,21 +64,11 @@ func WriteSparse(ctx context.Context, dst *os.File, m *Map, progress func(n int6
 	return nil
 }
 
-const (
-	// minKernel is the least that is worth asking the kernel to copy, in bytes.
-	minKernel = 128 << 10
-
-	// window is how many bytes the device is told of at a time. Smaller ones
-	// are more work for the file system.
-	window = 32 << 20
-)
-
 type sparseWriter struct {
 	dst      *os.File
 	buf      []byte
-	noKernel bool // copy_file_range does not work on this destination
+	block    int64 // of the file system of dst, in bytes; 0 if dst is not a file
 	progress func(int64)
-	flushed  int64 // the device has been told of what is before
 
 	// The file that was read last: a disk in a file is often many small extents
 	// of it.
@@ -101,71 +95,62 @@ func (w *sparseWriter) close() {
 	w.src = openFile{}
 }
 
-// flush lets the device begin with what is before end now, rather than at the
-// final fsync. This is only a hint: where it does not work fsync has more to do.
-func (w *sparseWriter) flush(end int64) {
-	if end-w.flushed >= window {
-		_ = unix.SyncFileRange(int(w.dst.Fd()), w.flushed, end-w.flushed, unix.SYNC_FILE_RANGE_WRITE)
-		w.flushed = end
+func (w *sparseWriter) extent(ctx context.Context, e Extent) error {
+	if err := ctx.Err(); err != nil {
+		return err
 	}
+	f, ok := e.Source.(*FileSource)
+	if !ok {
+		return w.copy(ctx, e.Source, e)
+	}
+	if err := w.open(f); err != nil {
+		return err
+	}
+	if w.block == 0 || (e.At-e.Offset)%w.block != 0 {
+		return w.copy(ctx, w.src, e)
+	}
+	// Whole blocks of both files.
+	start, end := Align(e.At, w.block)-e.At, (e.At+e.Length)/w.block*w.block-e.At
+	if start >= end || w.clone(e.part(start, end-start)) != nil {
+		return w.copy(ctx, w.src, e)
+	}
+	if err := w.copy(ctx, w.src, e.part(0, start)); err != nil {
+		return err
+	}
+	return w.copy(ctx, w.src, e.part(end, e.Length-end))
 }
 
-func (w *sparseWriter) extent(ctx context.Context, e Extent) error {
-	src := io.ReaderAt(e.Source)
-	if f, ok := e.Source.(*FileSource); ok {
-		if err := w.open(f); err != nil {
-			return err
-		}
-		src = w.src
-		if e.Length >= minKernel && !w.noKernel {
-			done, err := w.copyRange(ctx, e)
-			if err != nil {
-				return err
-			}
-			e.Offset, e.At, e.Length = e.Offset+done, e.At+done, e.Length-done
-		}
+// part returns n bytes of e, from off on.
+func (e Extent) part(off, n int64) Extent {
+	return Extent{Offset: e.Offset + off, Length: n, Source: e.Source, At: e.At + off}
+}
+
+// clone makes dst share the blocks of the open file. Few file systems can.
+func (w *sparseWriter) clone(e Extent) error {
+	err := unix.IoctlFileCloneRange(int(w.dst.Fd()), &unix.FileCloneRange{
+		Src_fd: int64(w.src.h.Fd()), Src_offset: uint64(e.At), Src_length: uint64(e.Length), Dest_offset: uint64(e.Offset),
+	})
+	if err == nil {
+		w.progress(e.Length)
 	}
+	return err
+}
+
+// copy reads e from src, which is its source, and writes it.
+func (w *sparseWriter) copy(ctx context.Context, src io.ReaderAt, e Extent) error {
 	for e.Length > 0 {
 		if err := ctx.Err(); err != nil {
 			return err
 		}
-		p := w.buf[:min(chunk, e.Length)]
-		if _, err := readFull(src, p, e.At); err != nil {
+		n := min(chunk, e.Length)
+		if _, err := readFull(src, w.buf[:n], e.At); err != nil {
 			return err
 		}
-		if _, err := w.dst.WriteAt(p, e.Offset); err != nil {
+		if _, err := w.dst.WriteAt(w.buf[:n], e.Offset); err != nil {
 			return err
 		}
-		n := int64(len(p))
-		e.Offset, e.At, e.Length = e.Offset+n, e.At+n, e.Length-n
-		w.flush(e.Offset)
+		e = e.part(n, e.Length-n)
 		w.progress(n)
 	}
 	return nil
-}
-
-// copyRange lets the kernel copy e, of the open file, and returns how far it
-// came. It gives up without an error where the kernel or the file system cannot.
-func (w *sparseWriter) copyRange(ctx context.Context, e Extent) (int64, error) {
-	var done int64
-	for done < e.Length {
-		if err := ctx.Err(); err != nil {
-			return done, err
-		}
-		roff, woff := e.At+done, e.Offset+done
-		n, err := unix.CopyFileRange(int(w.src.h.Fd()), &roff, int(w.dst.Fd()), &woff, int(min(16*chunk, e.Length-done)), 0)
-		switch {
-		case err == unix.EINTR:
-			continue
-		case err == unix.ENOSPC || err == unix.EIO || err == unix.EDQUOT || err == unix.EFBIG:
-			return done, &os.PathError{Op: "copy_file_range", Path: w.dst.Name(), Err: err}
-		case err != nil || n == 0:
-			w.noKernel = err != nil
-			return done, nil
-		}
-		done += int64(n)
-		w.flush(e.Offset + done)
-		w.progress(int64(n))
-	}
-	return done, nil
 }

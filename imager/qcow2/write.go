@@ -207,7 +207,13 @@ func (w *writer) compress(disk *extent.Map, z compressor, b *batch) error {
 // write gives the clusters of b their places: first the compressed ones, so
 // that they lie in a row, then the others.
 func (w *writer) write(b *batch) error {
-	packed := b.packed
+	// What lies in a row in the image is written at once.
+	packed, from, to := b.packed, int64(0), int64(0)
+	flush := func() error {
+		_, err := w.dst.WriteAt(packed[:to-from], from)
+		packed = packed[to-from:]
+		return err
+	}
 	for i, length := range b.lengths {
 		if length <= 0 {
 			continue
@@ -217,12 +223,18 @@ func (w *writer) write(b *batch) error {
 			return fmt.Errorf("%w: compressed data at %d is out of reach of clusters of %d bytes; use smaller clusters",
 				ErrInvalid, at, w.clusterSize())
 		}
-		if _, err := w.dst.WriteAt(packed[:length], at); err != nil {
-			return err
+		if at != to {
+			if err := flush(); err != nil {
+				return err
+			}
+			from = at
 		}
-		packed = packed[length:]
-		more := uint64((at+int64(length)-1)/sector - at/sector)
+		to = at + int64(length)
+		more := uint64((to-1)/sector - at/sector)
 		w.enter(b.first+int64(i), flagPacked|more<<w.packedShift()|uint64(at))
+	}
+	if err := flush(); err != nil {
+		return err
 	}
 	for i := 0; i < len(b.lengths); {
 		n := 0

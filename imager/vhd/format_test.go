@@ -117,8 +117,8 @@ func TestGoldenDynamic(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	const first, stride = 8 << 10, blockSize + 8<<10
-	if want := int64(first + 2*stride + blockSize + 512); m.Size() != want {
+	const stride = blockSize + 4096
+	if want := int64(4096 + 2*stride + blockSize + 512); m.Size() != want {
 		t.Errorf("image of %d bytes, want %d", m.Size(), want)
 	}
 	foot := "636f6e6563746978" + "00000002" + "00010000" +
@@ -131,7 +131,7 @@ func TestGoldenDynamic(t *testing.T) {
 	head := "6378737061727365" + "ffffffffffffffff" + "0000000000000600" +
 		"00010000" + "00000004" + "00200000" + "fffff473"
 	head += strings.Repeat("00", headerSize-len(head)/2)
-	table := "ffffffff" + "0000000f" + "0000101f" + "0000202f" + strings.Repeat("ff", sector-16)
+	table := "ffffffff" + "00000007" + "0000100f" + "00002017" + strings.Repeat("ff", sector-16)
 	if got := hex.EncodeToString(disktest.Read(t, m, 0, 2048)); got != foot+head+table {
 		t.Errorf("\n got %s\nwant %s", got, foot+head+table)
 	}
@@ -143,7 +143,7 @@ func TestGoldenDynamic(t *testing.T) {
 		strings.Repeat("00", 511) + "01",
 		"80" + strings.Repeat("00", 254) + "01" + strings.Repeat("00", 256),
 	} {
-		at := int64(first + i*stride)
+		at := int64(4096 + i*stride)
 		if got := hex.EncodeToString(disktest.Read(t, m, at-512, 512)); got != want {
 			t.Errorf("bitmap %d:\n got %s\nwant %s", i, got, want)
 		}

@@ -30,8 +30,8 @@ type Options struct {
 //
 // In a dynamic image a block that no extent of the disk touches is not
 // allocated, and a sector that none touches is marked as never written. The
-// data of every block begins at a multiple of 8 KiB, so that it is aligned on
-// the disk where the image is kept.
+// data of every block begins at a multiple of 4096 bytes, so that it is aligned
+// on the disk where the image is kept.
 func Map(disk *extent.Map, o Options) (*extent.Map, error) {
 	if err := checkSize(disk.Size()); err != nil {
 		return nil, err
@@ -52,11 +52,7 @@ func fixed(disk *extent.Map, footer []byte) (*extent.Map, error) {
 
 const (
 	bitmapLen = blockSize / sector / 8 // one sector
-
-	// align is what the data of blocks is aligned to, in bytes: 4096 would do, but
-	// then the kernel copies single pages, which takes half as much time again.
-	// With more an image of the largest disk would not end in its 2 TiB.
-	align = 8 << 10
+	align     = 4096                   // of the data of blocks
 )
 
 func dynamic(disk *extent.Map, footer []byte) (*extent.Map, error) {

@@ -67,21 +67,21 @@ func TestDamagedImages(t *testing.T) {
 		{"type", change(whole, "footer", 63, 1), ErrCorrupt, "disk type 1, want 2 (fixed), 3 (dynamic) or 4 (differencing)"},
 		{"differencing", change(b, "footer", 63, 4), ErrUnsupported,
 			"it is a differencing disk, which only has what differs from its parent; merge them with Merge-VHD or vhd-util coalesce"},
-		{"header outside", change(b, "footer", 16, 0x7f), ErrCorrupt, "dynamic header at 9151314442816848384 in a file of 4210688 bytes"},
+		{"header outside", change(b, "footer", 16, 0x7f), ErrCorrupt, "dynamic header at 9151314442816848384 in a file of 4202496 bytes"},
 		{"no header", change(b, "footer", 22, 4), ErrCorrupt, `no dynamic header ("cxsparse") at 1024`},
 		{"header checksum", change(b, "", 512+32, 1), ErrCorrupt, "checksum of the dynamic header is 0xfffff474, want 0xfffff473"},
 		{"header version", change(b, "header", 24, 0, 2), ErrUnsupported, "dynamic header of version 2.0, want 1.0"},
 		{"block size", change(b, "header", 35, 1), ErrCorrupt, "blocks of 2097153 bytes, want a power of two from 4096 to 268435456"},
 		{"block size 0", change(b, "header", 33, 0), ErrCorrupt, "blocks of 0 bytes, want a power of two from 4096 to 268435456"},
 		{"short table", change(b, "header", 31, 2), ErrCorrupt, "a table of 2 blocks, a disk of 5242880 bytes needs 3"},
-		{"table outside", change(b, "header", 16, 0x7f), ErrCorrupt, "a table of 3 blocks at 9151314442816849408 in a file of 4210688 bytes"},
-		{"block outside", change(b, "", table, 0x10), ErrCorrupt, "block 0 is at 137438961152, but the file ends at 4210688"},
+		{"table outside", change(b, "header", 16, 0x7f), ErrCorrupt, "a table of 3 blocks at 9151314442816849408 in a file of 4202496 bytes"},
+		{"block outside", change(b, "", table, 0x10), ErrCorrupt, "block 0 is at 137438957056, but the file ends at 4202496"},
 		{"block in the footer", change(b, "", table, 0, 0, 0, 0), ErrCorrupt, "block 0 is at 0, in the footer"},
 		{"block in the header", change(b, "", table, 0, 0, 0, 1), ErrCorrupt, "block 0 is at 512, in the dynamic header"},
 		{"block in the table", change(b, "", table, 0, 0, 0, 3), ErrCorrupt, "block 0 is at 1536, in the table"},
-		{"block used twice", change(b, "", table+4, b[table:table+4]...), ErrCorrupt, "blocks at 7680 and 7680 overlap"},
-		{"blocks overlap", change(b, "", table+4, 0, 0, 0x10, 0x07), ErrCorrupt, "blocks at 7680 and 2100736 overlap"},
-		{"dynamic, cut off", b[:len(b)-512-1<<20-1], ErrCorrupt, "block 2 is at 2113024, but the file ends at 3162111"},
+		{"block used twice", change(b, "", table+4, b[table:table+4]...), ErrCorrupt, "blocks at 3584 and 3584 overlap"},
+		{"blocks overlap", change(b, "", table+4, 0, 0, 0x10, 0x07), ErrCorrupt, "blocks at 3584 and 2100736 overlap"},
+		{"dynamic, cut off", b[:len(b)-512-1<<20-1], ErrCorrupt, "block 2 is at 2104832, but the file ends at 3153919"},
 	} {
 		t.Run(tt.name, func(t *testing.T) {
 			_, err := Open(extent.Bytes(tt.image))
@@ -153,7 +153,7 @@ func FuzzOpen(f *testing.F) {
 	small := func(o Options) []byte {
 		b := image(f, disktest.Disk(f, 3*512, disktest.At(512, disktest.Noise(600, 1))), o)
 		if !o.Fixed { // without most of the only block
-			b = append(b[:align+3*512], b[len(b)-512:]...)
+			b = append(b[:4096+3*512], b[len(b)-512:]...)
 		}
 		return b
 	}
