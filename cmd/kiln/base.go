@@ -47,6 +47,9 @@ in Go are built with the go command.`,
 				Recipe: recipe, Kernel: f.kernel, GrubCore: f.grubCore, GrubCD: f.grubCD, Version: version, Log: r.Logger(),
 				Sources: rootfs.Sources{Version: version, ModTime: when, PackageDirs: f.packages, TreeDirs: f.trees, GoDir: f.goDir},
 			}
+			if err := parentOf(f.output); err != nil {
+				return err
+			}
 			if err := base.Build(c.Context(), req, f.output); err != nil {
 				return err
 			}

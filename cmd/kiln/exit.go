@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"io/fs"
 	"os"
+	"path/filepath"
 	"syscall"
 
 	"github.com/kilnhq/kiln/extensions"
@@ -63,6 +64,12 @@ func writing(output string, err error) error {
 		return outputError{fmt.Errorf("cannot write %s: %w", output, err)}
 	}
 	return err
+}
+
+// parentOf returns an error if output has no directory to be made in.
+func parentOf(output string) error {
+	_, err := os.Stat(filepath.Dir(filepath.Clean(output)))
+	return writing(output, err)
 }
 
 // exitCode classifies err. A command that was interrupted fails in many ways,

@@ -58,6 +58,9 @@ and linux-kbuild-…. Headers of another build than the base's kernel are refuse
 				return err
 			}
 			req := kit.Request{Packages: f.headers, Arch: b.Config.Arch, Release: b.Config.Release, Symvers: symvers, Epoch: b.Config.Epoch}
+			if err := parentOf(f.output); err != nil {
+				return err
+			}
 			if err := kit.Build(c.Context(), req, f.output); err != nil {
 				return err
 			}

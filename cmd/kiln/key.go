@@ -2,6 +2,9 @@ package main
 
 import (
 	"fmt"
+	"io/fs"
+	"os"
+	"path/filepath"
 	"time"
 
 	"github.com/spf13/cobra"
@@ -32,6 +35,10 @@ each time.`,
 		Example: `  kiln key generate --name "Example Inc. kernel modules" --output module-key`,
 		Args:    args(0, "no arguments"),
 		RunE: func(c *cobra.Command, _ []string) error {
+			// Making a key takes seconds: what will not work is said before.
+			if _, err := os.Lstat(output); err == nil {
+				return outputError{fmt.Errorf("%s: %w; keys are not overwritten, want the name of a new directory", filepath.Clean(output), fs.ErrExist)}
+			}
 			// The kernel does not look at the dates, and its own build asks for as
 			// many days.
 			s, err := sign.Generate(name, 4096, time.Now(), 36500*24*time.Hour)

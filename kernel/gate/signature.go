@@ -57,7 +57,8 @@ func (c *checker) signature(m *placed) {
 	switch err := m.Signature.Err; {
 	case err == nil:
 	case errors.Is(err, sign.ErrSigner):
-		add(m, SignatureUnknown, "signed by "+m.Signature.By+", whom the kernel does not know", wanted, fix)
+		add(m, SignatureUnknown, "signed by "+m.Signature.By+", whom the kernel does not know", wanted,
+			"enrol the certificate of that key in the machines' firmware and give it with --module-certificate, or "+fix)
 	default:
 		c.bad(m, SignatureBad, "signed by "+m.Signature.By+": "+err.Error(), "the kernel refuses it",
 			"sign it again: nothing may change it afterwards, not even strip")
