@@ -184,6 +184,26 @@ func (d *Disk) Cuts(seed uint64, torn int, check func(Cut) error) (int, error) {
 	return states, nil
 }
 
+// At returns the content after so many operations, of which those since the last
+// flush arrived in part, chosen by seed.
+func (d *Disk) At(after int, seed uint64) []byte {
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	flushed := 0
+	for i, op := range d.log[:after] {
+		if op.data == nil {
+			flushed = i + 1
+		}
+	}
+	image := slices.Clone(d.start)
+	copyWrites(image, d.log[:flushed])
+	random := rand.New(rand.NewPCG(seed, 0))
+	for _, op := range d.log[flushed:after] {
+		tear(random, image, op)
+	}
+	return image
+}
+
 func copyWrites(image []byte, ops []operation) {
 	for _, op := range ops {
 		copy(image[op.offset:], op.data)
