@@ -166,8 +166,9 @@ fuzz: ## fuzz every parser for FUZZTIME
 	done
 
 .PHONY: bench
-bench: fixtures ## measure: composing and cp, squashfs and mksquashfs, module index and depmod
-	$(test_env) go test -run '^$$' -bench . -benchtime 1x -timeout 20m ./test ./rootfs/squashfs ./kernel/depmod
+bench: fixtures ## measure against the tools there are: cp, qemu-img, xorriso, zstd, mksquashfs, depmod, veritysetup
+	$(test_env) go test -run '^$$' -bench . -benchtime 1x -timeout 40m -p 1 ./test ./rootfs/squashfs ./kernel/depmod \
+		./imager/qcow2 ./imager/vmdk ./imager/vhd ./imager/vhdx ./imager/compress ./imager/iso ./imager/verity
 
 .PHONY: clean
 clean: ## remove everything that was downloaded and built
