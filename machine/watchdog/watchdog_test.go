@@ -6,6 +6,7 @@ import (
 	"os"
 	"path/filepath"
 	"strings"
+	"sync/atomic"
 	"testing"
 	"testing/synctest"
 	"time"
@@ -64,14 +65,14 @@ func TestLeaveAndStop(t *testing.T) {
 type dog struct {
 	timeout time.Duration
 	timer   *time.Timer
-	reset   time.Time
+	reset   atomic.Pointer[time.Time]
 	kept    int
 	stopped bool
 }
 
 func newDog(timeout time.Duration) *dog {
 	d := &dog{timeout: timeout}
-	d.timer = time.AfterFunc(timeout, func() { d.reset = time.Now() })
+	d.timer = time.AfterFunc(timeout, func() { now := time.Now(); d.reset.Store(&now) })
 	return d
 }
 
@@ -96,14 +97,14 @@ func TestKeeper(t *testing.T) {
 				k.Renew()
 			}
 			synctest.Wait()
-			if !d.reset.IsZero() {
+			if d.reset.Load() != nil {
 				t.Fatalf("timeout %v: reset with progress", timeout)
 			}
 			begin := time.Now()
 			time.Sleep(time.Hour)
 			synctest.Wait()
-			if got, want := d.reset.Sub(begin), max(timeout, patience); got != want {
-				t.Errorf("timeout %v: reset after %v, want %v", timeout, got, want)
+			if got, want := d.reset.Load(), begin.Add(max(timeout, patience)); got == nil || !got.Equal(want) {
+				t.Errorf("timeout %v: reset at %v, want %v", timeout, got, want)
 			}
 		})
 	}
@@ -121,8 +122,8 @@ func TestLast(t *testing.T) {
 			k.Renew()
 		}
 		synctest.Wait()
-		if got := d.reset.Sub(begin); got != 10*time.Minute {
-			t.Errorf("reset after %v, want 10 minutes", got)
+		if got, want := d.reset.Load(), begin.Add(10*time.Minute); got == nil || !got.Equal(want) {
+			t.Errorf("reset at %v, want %v", got, want)
 		}
 	})
 }
@@ -142,7 +143,7 @@ func TestStop(t *testing.T) {
 		}
 		time.Sleep(time.Hour)
 		synctest.Wait()
-		if d.kept != kept || !d.reset.IsZero() {
+		if d.kept != kept || d.reset.Load() != nil {
 			t.Error("a watchdog that was stopped is used")
 		}
 	})
