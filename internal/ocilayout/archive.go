@@ -23,6 +23,8 @@ const (
 	annotationName = "io.containerd.image.name"
 )
 
+const defaultPrefix = "index."
+
 // saved is an image in the manifest.json of "docker save".
 type saved struct {
 	Config   string
@@ -141,9 +143,10 @@ func (a *archive) describe(img v1.Image, tag string) ([]file, error) {
 		if err != nil {
 			return nil, fmt.Errorf("tag of an image: %w; want NAME:TAG", err)
 		}
-		// Its names of Docker's registry are not the ones others have.
-		whole := strings.TrimPrefix(t.Name(), "index.")
-		short := strings.TrimPrefix(strings.TrimPrefix(whole, "docker.io/"), "library/")
+		// The library's name of the default registry is not the one others have.
+		whole := strings.TrimPrefix(t.Name(), defaultPrefix)
+		short := strings.TrimPrefix(whole, strings.TrimPrefix(name.DefaultRegistry, defaultPrefix)+"/")
+		short = strings.TrimPrefix(short, "library/")
 		entry.RepoTags = []string{short}
 		descriptor.Annotations = map[string]string{annotationTag: t.TagStr(), annotationName: whole}
 	}

@@ -157,9 +157,10 @@ func TestWriteArchiveStops(t *testing.T) {
 }
 
 func TestTags(t *testing.T) {
+	registry := strings.TrimPrefix(name.DefaultRegistry, "index.")
 	for _, c := range []struct{ tag, repoTag, whole string }{
-		{"kiln:1.2", "kiln:1.2", "docker.io/library/kiln:1.2"},
-		{"some/kiln", "some/kiln:latest", "docker.io/some/kiln:latest"},
+		{"kiln:1.2", "kiln:1.2", registry + "/library/kiln:1.2"},
+		{"some/kiln", "some/kiln:latest", registry + "/some/kiln:latest"},
 		{"example.com/kiln:v1", "example.com/kiln:v1", "example.com/kiln:v1"},
 		{"", "", ""},
 	} {
