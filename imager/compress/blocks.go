@@ -6,9 +6,8 @@ import (
 	"io"
 	"runtime"
 
-	"golang.org/x/sync/errgroup"
-
 	"github.com/kilnhq/kiln/imager/extent"
+	"github.com/kilnhq/kiln/internal/ordered"
 )
 
 // block is a piece of work: bytes [offset, end) of the map, a block of which
@@ -20,61 +19,30 @@ type block struct {
 	content []byte
 	packed  packed
 	zero    bool // the content is
-	done    chan struct{}
 }
 
-// compressBlocks compresses the blocks of m. They are cut in order, compressed in
-// any order, and written in order; the number of them in flight, and with it the
-// memory, is bounded.
+// compressBlocks compresses the blocks of m.
 func compressBlocks(ctx context.Context, e encoding, m *extent.Map, progress func(int64)) error {
 	workers := min(runtime.GOMAXPROCS(0), e.maxWorkers())
-	free := make(chan *block, workers+2)
-	for range cap(free) {
-		free <- &block{}
-	}
-	todo, ordered := make(chan *block), make(chan *block, cap(free))
-	group, ctx := errgroup.WithContext(ctx)
-	group.Go(func() error {
-		defer close(todo)
-		defer close(ordered)
-		return cut(m, e.blockSize(), func(offset, end int64, hole bool) error {
-			var b *block
-			select {
-			case b = <-free:
-			case <-ctx.Done():
-				return ctx.Err()
-			}
-			b.offset, b.end, b.hole, b.zero, b.done = offset, end, hole, false, make(chan struct{})
-			ordered <- b // has room for every block there is
-			if hole {
-				close(b.done)
-				return nil
-			}
-			select {
-			case todo <- b:
-				return nil
-			case <-ctx.Done():
-				return ctx.Err()
-			}
-		})
-	})
-	for range workers {
-		group.Go(func() error {
+	w := &blockWriter{encoding: e, progress: progress}
+	err := ordered.Pipeline[*block]{
+		Workers: workers, Pieces: workers + 2,
+		New: func() *block { return &block{} },
+		Cut: func(next func(func(*block)) error) error {
+			return cut(m, e.blockSize(), func(offset, end int64, hole bool) error {
+				return next(func(b *block) { b.offset, b.end, b.hole, b.zero = offset, end, hole, false })
+			})
+		},
+		Worker: func() (func(*block) error, error) {
 			pack, err := e.packer()
-			if err != nil {
-				return err
-			}
-			for b := range todo {
-				if err := b.compress(m, pack); err != nil {
-					return err
-				}
-				close(b.done)
-			}
-			return nil
-		})
+			return func(b *block) error { return b.compress(m, pack) }, err
+		},
+		Finish: w.block,
+	}.Run(ctx)
+	if err != nil {
+		return err
 	}
-	group.Go(func() error { return writeBlocks(ctx, e, ordered, free, progress) })
-	return group.Wait()
+	return w.flush()
 }
 
 // cut calls yield for all of m: for one block of the given size, or for all the
@@ -103,6 +71,9 @@ func cut(m *extent.Map, size int64, yield func(offset, end int64, hole bool) err
 }
 
 func (b *block) compress(m *extent.Map, pack packer) error {
+	if b.hole {
+		return nil
+	}
 	n := b.end - b.offset
 	if int64(cap(b.content)) < n {
 		b.content = make([]byte, n)
@@ -123,35 +94,35 @@ func (b *block) compress(m *extent.Map, pack packer) error {
 	return err
 }
 
-// writeBlocks writes the blocks as they become ready. Zeros, of holes or not,
-// are collected: what is written does not depend on where extents begin and end.
-func writeBlocks(ctx context.Context, e encoding, ordered <-chan *block, free chan<- *block, progress func(int64)) error {
-	var zeros int64
-	for b := range ordered {
-		select {
-		case <-b.done:
-		case <-ctx.Done():
-			return ctx.Err()
+// blockWriter writes blocks in their order. Zeros, of holes or not, are collected:
+// what is written does not depend on where extents begin and end.
+type blockWriter struct {
+	encoding encoding
+	zeros    int64 // not written yet
+	progress func(int64)
+}
+
+func (w *blockWriter) block(b *block) error {
+	n := b.end - b.offset
+	if b.hole || b.zero {
+		w.zeros += n
+	} else {
+		if err := w.flush(); err != nil {
+			return err
 		}
-		n := b.end - b.offset
-		if b.hole || b.zero {
-			zeros += n
-		} else {
-			if zeros > 0 {
-				if err := e.zeros(zeros); err != nil {
-					return err
-				}
-				zeros = 0
-			}
-			if err := e.data(b.packed); err != nil {
-				return err
-			}
+		if err := w.encoding.data(b.packed); err != nil {
+			return err
 		}
-		progress(n)
-		free <- b
 	}
-	if err := ctx.Err(); err != nil || zeros == 0 {
-		return err
+	w.progress(n)
+	return nil
+}
+
+// flush writes the zeros.
+func (w *blockWriter) flush() error {
+	n := w.zeros
+	if w.zeros = 0; n == 0 {
+		return nil
 	}
-	return e.zeros(zeros)
+	return w.encoding.zeros(n)
 }

@@ -9,9 +9,8 @@ import (
 	"io"
 	"runtime"
 
-	"golang.org/x/sync/errgroup"
-
 	"github.com/kilnhq/kiln/imager/extent"
+	"github.com/kilnhq/kiln/internal/ordered"
 )
 
 // Target is what Write writes to, an *os.File for example. It must be seekable:
@@ -81,75 +80,37 @@ type batch struct {
 	content   []byte
 	packed    []byte // the compressed ones of its clusters
 	lengths   []int  // of each cluster in packed; 0 is zeros, -1 not compressed
-	done      chan struct{}
 }
 
-// data compresses the clusters of the disk and writes them. Batches are made in
-// order, compressed in any order, and written in order; the number of them in
-// flight, and with it the memory, is bounded.
+// data compresses the clusters of the disk and writes them.
 func (w *writer) data(ctx context.Context, disk *extent.Map, c Compression) error {
 	workers := runtime.GOMAXPROCS(0)
-	free := make(chan *batch, 2*workers+1)
-	for range cap(free) {
-		free <- &batch{}
-	}
-	todo, ordered := make(chan *batch), make(chan *batch, cap(free))
-	group, ctx := errgroup.WithContext(ctx)
-	group.Go(func() error {
-		defer close(todo)
-		defer close(ordered)
-		return w.cut(disk, func(first, end, allocated int64) error {
-			var b *batch
-			select {
-			case b = <-free:
-			case <-ctx.Done():
-				return ctx.Err()
-			}
-			size := (end - first) << w.clusterBits
-			if int64(cap(b.content)) < size {
-				b.content = make([]byte, size)
-			}
-			b.first, b.allocated, b.content, b.done = first, allocated, b.content[:size], make(chan struct{})
-			ordered <- b // has room for every batch there is
-			select {
-			case todo <- b:
-				return nil
-			case <-ctx.Done():
-				return ctx.Err()
-			}
-		})
-	})
-	for range workers {
-		group.Go(func() error {
+	return ordered.Pipeline[*batch]{
+		Workers: workers, Pieces: 2*workers + 1,
+		New: func() *batch { return &batch{} },
+		Cut: func(next func(func(*batch)) error) error {
+			return w.cut(disk, func(first, end, allocated int64) error {
+				return next(func(b *batch) {
+					size := (end - first) << w.clusterBits
+					if int64(cap(b.content)) < size {
+						b.content = make([]byte, size)
+					}
+					b.first, b.allocated, b.content = first, allocated, b.content[:size]
+				})
+			})
+		},
+		Worker: func() (func(*batch) error, error) {
 			z, err := newCompressor(c, w.clusterSize())
-			if err != nil {
-				return err
-			}
-			for b := range todo {
-				if err := w.compress(disk, z, b); err != nil {
-					return err
-				}
-				close(b.done)
-			}
-			return nil
-		})
-	}
-	group.Go(func() error {
-		for b := range ordered {
-			select {
-			case <-b.done:
-			case <-ctx.Done():
-				return ctx.Err()
-			}
+			return func(b *batch) error { return w.compress(disk, z, b) }, err
+		},
+		Finish: func(b *batch) error {
 			if err := w.write(b); err != nil {
 				return err
 			}
 			w.progress(b.allocated)
-			free <- b
-		}
-		return nil
-	})
-	return group.Wait()
+			return nil
+		},
+	}.Run(ctx)
 }
 
 // cut calls batch for the allocated clusters of the disk, a few at a time.

@@ -11,9 +11,9 @@ import (
 	"runtime"
 
 	"github.com/klauspost/compress/zlib"
-	"golang.org/x/sync/errgroup"
 
 	"github.com/kilnhq/kiln/imager/extent"
+	"github.com/kilnhq/kiln/internal/ordered"
 )
 
 const (
@@ -143,71 +143,31 @@ type batch struct {
 	content   []byte
 	packed    bytes.Buffer // those of its grains that are not zeros, with markers
 	sectors   []int64      // of each grain in packed
-	done      chan struct{}
 }
 
-// grains compresses the grains of the disk and writes them. Batches are made in
-// order, compressed in any order, and written in order; the number of them in
-// flight, and with it the memory, is bounded.
+// grains compresses the grains of the disk and writes them.
 func (s *stream) grains(ctx context.Context, disk *extent.Map) error {
 	workers := runtime.GOMAXPROCS(0)
-	free := make(chan *batch, 2*workers+1)
-	for range cap(free) {
-		free <- &batch{content: make([]byte, batchGrains*grainSize)}
-	}
-	todo, ordered := make(chan *batch), make(chan *batch, cap(free))
-	group, ctx := errgroup.WithContext(ctx)
-	group.Go(func() error {
-		defer close(todo)
-		defer close(ordered)
-		return cut(disk, func(first, end, allocated int64) error {
-			var b *batch
-			select {
-			case b = <-free:
-			case <-ctx.Done():
-				return ctx.Err()
-			}
-			b.first, b.count, b.allocated, b.done = first, end-first, allocated, make(chan struct{})
-			ordered <- b // has room for every batch there is
-			select {
-			case todo <- b:
-				return nil
-			case <-ctx.Done():
-				return ctx.Err()
-			}
-		})
-	})
-	for range workers {
-		group.Go(func() error {
+	return ordered.Pipeline[*batch]{
+		Workers: workers, Pieces: 2*workers + 1,
+		New: func() *batch { return &batch{content: make([]byte, batchGrains*grainSize)} },
+		Cut: func(next func(func(*batch)) error) error {
+			return cut(disk, func(first, end, allocated int64) error {
+				return next(func(b *batch) { b.first, b.count, b.allocated = first, end-first, allocated })
+			})
+		},
+		Worker: func() (func(*batch) error, error) {
 			d, err := newDeflater()
-			if err != nil {
-				return err
-			}
-			for b := range todo {
-				if err := b.compress(disk, d); err != nil {
-					return err
-				}
-				close(b.done)
-			}
-			return nil
-		})
-	}
-	group.Go(func() error {
-		for b := range ordered {
-			select {
-			case <-b.done:
-			case <-ctx.Done():
-				return ctx.Err()
-			}
+			return func(b *batch) error { return b.compress(disk, d) }, err
+		},
+		Finish: func(b *batch) error {
 			if err := s.batch(b); err != nil {
 				return err
 			}
 			s.progress(b.allocated)
-			free <- b
-		}
-		return nil
-	})
-	return group.Wait()
+			return nil
+		},
+	}.Run(ctx)
 }
 
 // cut calls batch for the grains that the disk has data of, a few at a time. All
