@@ -29,6 +29,9 @@ func machineConfig(ctx context.Context, ref string) (profiles.Secret, error) {
 	if err != nil {
 		return "", fmt.Errorf("machine configuration: %w", err)
 	}
+	if len(data) == 0 && ref == "-" {
+		return "", usageError{errors.New("machine configuration: nothing on standard input, which 'docker run' passes on with -i only")}
+	}
 	if len(data) == 0 {
 		return "", usageError{fmt.Errorf("machine configuration %s is empty", ref)}
 	}

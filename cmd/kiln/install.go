@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"os"
+	"slices"
 
 	"github.com/google/uuid"
 	"github.com/spf13/cobra"
@@ -50,7 +51,7 @@ that was interrupted can be run again.`,
   kiln install --disk /dev/disk/by-id/nvme-example --config http://192.0.2.1/node.yaml
   kiln install --disk-selector 'size >= 10GB && transport == "nvme"' --platform metal --config node.yaml --force
   kiln install --disk /dev/sdb --keep STATE,EPHEMERAL --force
-  docker run --rm --privileged -v /dev:/dev kiln:TAG install --disk /dev/sdb --platform metal --config - <node.yaml`,
+  docker run --rm -i --privileged -v /dev:/dev kiln:TAG install --disk /dev/sdb --platform metal --config - <node.yaml`,
 		Args: args(0, "no arguments"),
 		RunE: func(c *cobra.Command, _ []string) error {
 			r, err := g.reporter()
@@ -110,6 +111,9 @@ func runInstall(c *cobra.Command, r *progress.Reporter, f installFlags) error {
 	case install.Full, install.Quick, install.None:
 	default:
 		return usageError{fmt.Errorf("--verify %q, want full, quick or none", f.verify)}
+	}
+	if f.config != "" && slices.Contains(f.keep, "STATE") {
+		return usageError{fmt.Errorf("--config %s and --keep STATE: the configuration is what is kept there; leave out one of the two", f.config)}
 	}
 	host := blockdev.Local()
 	dev, err := f.device(host)
@@ -190,7 +194,7 @@ func (f *installFlags) makePlan(ctx context.Context, r *progress.Reporter, host 
 		if old, err = readTable(dev); err != nil {
 			return nil, err
 		}
-		keepSizes(p, old)
+		keepSizes(p, old, f.keep)
 	}
 	if err := p.Validate(); err != nil {
 		return nil, fmt.Errorf("profile %s for %s: %w", name, dev.Path, err)
@@ -224,13 +228,19 @@ func fitDevice(p *profiles.Profile, dev *blockdev.Device) {
 	}
 }
 
-// keepSizes gives the partitions the sizes that they have, so that those that are
-// kept stay where they are.
-func keepSizes(p *profiles.Profile, old *gpt.Table) {
+// keepSizes gives the partitions the sizes that they have, up to the last one of
+// those that are kept, so that these stay where they are.
+func keepSizes(p *profiles.Profile, old *gpt.Table, keep []string) {
 	sizes := map[string]*profiles.Size{
 		"EFI": &p.Disk.Partitions.EFI, "BOOT": &p.Disk.Partitions.BOOT, "STATE": &p.Disk.Partitions.State, "EPHEMERAL": &p.Disk.Partitions.Ephemeral,
 	}
-	for _, part := range old.Partitions {
+	end := 0
+	for i, part := range old.Partitions {
+		if slices.Contains(keep, part.Name) {
+			end = i + 1
+		}
+	}
+	for _, part := range old.Partitions[:end] {
 		if size := sizes[part.Name]; size != nil {
 			*size = profiles.Size(part.Size)
 		}

@@ -25,6 +25,13 @@ const (
 	// boot sector with its copy, an ext4 superblock.
 	headSize = 64 << 10
 
+	// blockSize is what the ends of pieces are multiples of, in bytes: what devices
+	// and their caches write at once, so that no two pieces share one.
+	blockSize = 4096
+
+	// smallHole is the least hole between data that is not written as data.
+	smallHole = 64 << 10
+
 	workers = 4
 )
 
@@ -78,8 +85,8 @@ func (w *writer) plan() int64 {
 	return n
 }
 
-// cut appends the pieces of an area: those of the disk's extents, and the holes
-// between them.
+// cut appends the pieces of an area, which begins and ends with a block: those
+// of the disk's extents, and the holes between them.
 func (w *writer) cut(pieces []piece, a area) []piece {
 	add := func(start, end int64, zero bool) {
 		for start < end {
@@ -97,7 +104,8 @@ func (w *writer) cut(pieces []piece, a area) []piece {
 		if start >= end {
 			continue
 		}
-		if start > data { // a hole
+		start, end = start/blockSize*blockSize, min(extent.Align(end, blockSize), a.end)
+		if start-data >= smallHole {
 			add(at, data, false)
 			add(data, start, true)
 			at = start
