@@ -242,7 +242,7 @@ func unprotect(path string) (protect func() error, err error) {
 	}
 	set := func(f *os.File, flags uint32) error {
 		if err := unix.IoctlSetPointerInt(int(f.Fd()), unix.FS_IOC_SETFLAGS, int(flags)); err != nil {
-			return &fs.PathError{Op: "change the immutable flag of", Path: path, Err: err}
+			return fmt.Errorf("change the immutable flag: %w", err)
 		}
 		return nil
 	}
@@ -271,6 +271,10 @@ func (v *Variables) path(n Name) (string, error) {
 // something about.
 func failed(op string, n Name, err error) error {
 	what := fmt.Sprintf("%s EFI variable %s", op, n)
+	var p *fs.PathError
+	if errors.As(err, &p) { // whose path says no more, or only how we got there
+		err = p.Err
+	}
 	switch {
 	case errors.Is(err, unix.ENOSPC):
 		return fmt.Errorf("%s: %w: %w; delete boot entries that are not needed ('efibootmgr', 'efibootmgr --delete-bootnum --bootnum XXXX') or crash dumps in /sys/fs/pstore, then restart, so that the firmware tidies up", what, ErrNoRoom, err)
