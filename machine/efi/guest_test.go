@@ -25,7 +25,7 @@ func TestMain(m *testing.M) {
 		if err != nil {
 			fmt.Printf("guest: failed: %v\n", err)
 		}
-		if !again {
+		if err != nil || !again {
 			command = unix.LINUX_REBOOT_CMD_POWER_OFF
 		}
 		_ = unix.Reboot(command)

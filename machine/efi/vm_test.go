@@ -107,7 +107,7 @@ func TestFirmware(t *testing.T) {
 	} {
 		name, _, _ := strings.Cut(want, ":")
 		line, err := m.Wait(ctx, regexp.MustCompile("guest: ("+name+"|failed):"))
-		if err != nil {
+		if err != nil || strings.Contains(line, "guest: failed:") {
 			t.Fatalf("%v\n%s", err, m.Console())
 		}
 		if got := strings.TrimSpace(line[strings.Index(line, "guest: ")+len("guest: "):]); got != want {
