@@ -29,6 +29,9 @@ type installFlags struct {
 	verify         string
 	plan, json     bool
 	force          bool
+	noBootEntry    bool
+
+	arch string // of what is installed
 }
 
 func newInstall(g *globals) *cobra.Command {
@@ -73,6 +76,7 @@ that was interrupted can be run again.`,
 	c.Flags().BoolVar(&f.plan, "plan", false, "show what is on the disk and what would be written, and write nothing")
 	c.Flags().BoolVar(&f.json, "json", false, "print the plan as JSON")
 	c.Flags().BoolVar(&f.force, "force", false, "overwrite what is on the disk")
+	c.Flags().BoolVar(&f.noBootEntry, "no-boot-entry", false, "do not make the disk the first that this machine's UEFI firmware boots")
 	return c
 }
 
@@ -153,6 +157,9 @@ func runInstall(c *cobra.Command, r *progress.Reporter, f installFlags) error {
 	if err != nil {
 		return err
 	}
+	if !f.noBootEntry {
+		registerBoot(r, host, dev, plan.Table(), f.arch)
+	}
 	if f.json {
 		return printJSON(c, plan)
 	}
@@ -188,6 +195,7 @@ func (f *installFlags) makePlan(ctx context.Context, r *progress.Reporter, host 
 	if err != nil {
 		return nil, err
 	}
+	f.arch = p.Arch
 	fitDevice(p, dev)
 	var old *gpt.Table
 	if len(f.keep) > 0 {

@@ -89,11 +89,12 @@ func upgrade(c *cobra.Command, r *progress.Reporter, img *imager.Image, d *slots
 	if err != nil {
 		return err
 	}
+	clearLoaderEntry(r, d.Table)
 	_, err = fmt.Fprintf(c.OutOrStdout(), "%s: slot %s is tried at the next start\n", disk, slot)
 	return err
 }
 
-func newRollback() *cobra.Command {
+func newRollback(g *globals) *cobra.Command {
 	var disk, to string
 	c := &cobra.Command{
 		Use:   "rollback --disk DISK",
@@ -103,6 +104,10 @@ the confirmed one if another is on trial, otherwise the one in the other slot.`,
 		Example: "  kiln rollback --disk /dev/sda\n  kiln rollback --disk metal.raw --to A",
 		Args:    args(0, "no arguments"),
 		RunE: func(c *cobra.Command, _ []string) error {
+			r, err := g.reporter()
+			if err != nil {
+				return err
+			}
 			return withSlots(disk, func(d *slots.Disk) error {
 				var err error
 				if to == "" {
@@ -113,6 +118,7 @@ the confirmed one if another is on trial, otherwise the one in the other slot.`,
 				if err != nil {
 					return err
 				}
+				clearLoaderEntry(r, d.Table)
 				_, err = fmt.Fprintf(c.OutOrStdout(), "%s: boots slot %s\n", disk, to)
 				return err
 			})

@@ -98,6 +98,9 @@ func NewPlan(r Request) (*Plan, error) {
 	return p, nil
 }
 
+// Table returns the partition table that the device gets.
+func (p *Plan) Table() *gpt.Table { return p.table }
+
 // Err says why the plan cannot be carried out, or nil.
 func (p *Plan) Err() error { return p.err }
 

@@ -49,7 +49,8 @@ var (
 
 // Disk is an installed disk.
 type Disk struct {
-	ID gpt.GUID
+	ID    gpt.GUID
+	Table *gpt.Table // as it was when the disk was opened
 
 	bios *bios // nil if the disk does not boot from a BIOS
 	uefi *uefi // nil if it does not boot from UEFI
@@ -88,7 +89,7 @@ func Open(dev Device, size int64) (*Disk, error) {
 	if err != nil {
 		return nil, fmt.Errorf("%w: %w", ErrNoSlots, err)
 	}
-	d := &Disk{ID: table.DiskID}
+	d := &Disk{ID: table.DiskID, Table: table}
 	for _, p := range table.Partitions {
 		part := &section{dev, p.Start, p.Size}
 		switch {
