@@ -228,7 +228,7 @@ func checkTool(tool extent.Source, arch string) error {
 	}
 	f, err := elf.NewFile(tool)
 	if err != nil {
-		return refuse("the program for the installer image: %v", err)
+		return refuse("the program for the installer image is no ELF file (%v); give kiln for %s with --installer-program", err, arch)
 	}
 	defer f.Close()
 	got := map[elf.Machine]string{elf.EM_X86_64: "amd64", elf.EM_AARCH64: "arm64"}[f.Machine]

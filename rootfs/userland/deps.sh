@@ -29,6 +29,8 @@ missing=()
 for p in "${build[@]}" "${judge[@]}" "${run[@]}"; do
 	[[ $(dpkg-query -W -f '${db:Status-Status}' "$p" 2>/dev/null || true) == installed ]] || missing+=("$p")
 done
+# Debian's would replace a Docker from elsewhere.
+command -v dockerd >/dev/null || [[ -x /usr/sbin/dockerd ]] || missing+=(docker.io)
 # The package lists tell fetch.sh and e2fsprogs.sh where the machine's mirror is.
 lists=$(apt-get indextargets --format '$(ORIGIN)' 'Created-By: Packages' | grep -cx Debian || true)
 
