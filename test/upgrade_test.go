@@ -85,6 +85,7 @@ func comesUp(t *testing.T, disk string, f vm.Firmware, slot string) {
 func TestUpgrade(t *testing.T) {
 	for _, f := range firmwares {
 		t.Run(string(f), func(t *testing.T) {
+			t.Parallel()
 			disk := upgrade(t)
 			sound(t, disk)
 			for range 2 {
@@ -123,6 +124,7 @@ func fallsBack(t *testing.T, disk string, f vm.Firmware) {
 func TestRollbackOfPanic(t *testing.T) {
 	for _, f := range firmwares {
 		t.Run(string(f), func(t *testing.T) {
+			t.Parallel()
 			disk := upgrade(t, "rdinit=/missing")
 			ctx, m := start(t, vm.Config{Image: disk, Firmware: f, Bus: vm.AHCI, Restart: true})
 			if up := ready(t, ctx, m); up.fields["slot"] != "A" {
@@ -146,6 +148,7 @@ func TestRollbackOfPanic(t *testing.T) {
 // watchdog that runs before the system does.)
 func TestRollbackOfGarbage(t *testing.T) {
 	t.Run("bios", func(t *testing.T) {
+		t.Parallel()
 		disk := upgrade(t)
 		boot := readTable(t, disk, 512).find(t, "BOOT")
 		blocks := strings.Fields(run(t, oracle.Tool(t, "debugfs"), "-R", "blocks B/vmlinuz", carve(t, disk, boot)))
@@ -157,6 +160,7 @@ func TestRollbackOfGarbage(t *testing.T) {
 		fallsBack(t, disk, vm.BIOS)
 	})
 	t.Run("uefi", func(t *testing.T) {
+		t.Parallel()
 		disk := upgrade(t)
 		image := fmt.Sprintf("%s@@%d", disk, readTable(t, disk, 512).find(t, "EFI").start)
 		file := filepath.Join(t.TempDir(), "uki.efi")
