@@ -197,6 +197,43 @@ func TestInstallFile(t *testing.T) {
 	t.Run("boot", func(t *testing.T) { boots(t, file, 512, vm.UEFI) })
 }
 
+// What is compressed for the installation stays until it is written, also where
+// no cache is kept.
+func TestInstallWithoutHome(t *testing.T) {
+	b, file := newBench(t), sparse(t, 1<<30)
+	cmd := b.command(b.install("--disk", file, "--progress", "none")...)
+	cmd.Env = []string{"TMPDIR=" + b.dir}
+	output(t, cmd)
+	sound(t, file)
+	b.empty(t)
+}
+
+// A base that is damaged costs nobody the disk.
+func TestInstallDamagedBase(t *testing.T) {
+	b, file := newBench(t), sparse(t, 1<<30)
+	base := filepath.Join(t.TempDir(), "base")
+	run(t, oracle.Tool(t, "cp"), "-r", b.base, base)
+	var largest string
+	var size int64
+	blobs, err := filepath.Glob(filepath.Join(base, "blobs/sha256/*"))
+	if err != nil {
+		t.Fatal(err)
+	}
+	for _, name := range blobs {
+		if fi, err := os.Stat(name); err != nil {
+			t.Fatal(err)
+		} else if fi.Size() > size {
+			largest, size = name, fi.Size()
+		}
+	}
+	overwrite(t, largest, size/2, 8)
+	b.base = base
+	b.fails(t, refused, []string{"kiln: base: "}, b.install("--disk", file)...)
+	if n := (&loop{file: file}).allocated(t); n != 0 {
+		t.Errorf("%d bytes were written", n)
+	}
+}
+
 // Disks with sectors of 4096 bytes get a layout for these, which only UEFI boots.
 func TestInstallLargeSectors(t *testing.T) {
 	b, disk := newBench(t), newLoop(t, 3<<30, "--sector-size", "4096")

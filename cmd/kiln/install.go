@@ -31,7 +31,8 @@ type installFlags struct {
 	force          bool
 	noBootEntry    bool
 
-	arch string // of what is installed
+	arch string     // of what is installed
+	old  *gpt.Table // of the disk, if anything is kept
 }
 
 func newInstall(g *globals) *cobra.Command {
@@ -132,7 +133,14 @@ func runInstall(c *cobra.Command, r *progress.Reporter, f installFlags) error {
 			return err
 		}
 	}
-	plan, err := f.makePlan(ctx, r, host, dev)
+	img, done, err := f.compose(ctx, r, dev)
+	if err != nil {
+		return err
+	}
+	defer done()
+	plan, err := install.NewPlan(install.Request{
+		Host: host, Device: dev, Disk: img.Disk, Table: img.Table, Force: f.force, Keep: f.keep, Old: f.old,
+	})
 	if err != nil {
 		return err
 	}
@@ -145,6 +153,10 @@ func runInstall(c *cobra.Command, r *progress.Reporter, f installFlags) error {
 		return errors.Join(err, plan.Err())
 	}
 	if err := plan.Err(); err != nil {
+		return err
+	}
+	// A disk is not erased for a base that is damaged.
+	if err := img.Verify(ctx); err != nil {
 		return err
 	}
 	bar := r.Bar("install on "+dev.Path, plan.Size(install.Verify(f.verify)))
@@ -182,8 +194,9 @@ func (f *installFlags) device(host blockdev.Host) (*blockdev.Device, error) {
 	return host.Select(s)
 }
 
-// makePlan composes the disk for the device. Nothing is written.
-func (f *installFlags) makePlan(ctx context.Context, r *progress.Reporter, host blockdev.Host, dev *blockdev.Device) (*install.Plan, error) {
+// compose makes the disk for the device. The caller must call done when it is no
+// longer needed.
+func (f *installFlags) compose(ctx context.Context, r *progress.Reporter, dev *blockdev.Device) (img *imager.Image, done func(), err error) {
 	name := f.platform
 	if name == "" {
 		name = f.profile
@@ -193,35 +206,31 @@ func (f *installFlags) makePlan(ctx context.Context, r *progress.Reporter, host 
 	}
 	p, err := loadProfile(name, f.set)
 	if err != nil {
-		return nil, err
+		return nil, nil, err
 	}
 	f.arch = p.Arch
 	fitDevice(p, dev)
-	var old *gpt.Table
 	if len(f.keep) > 0 {
-		if old, err = readTable(dev); err != nil {
-			return nil, err
+		if f.old, err = readTable(dev); err != nil {
+			return nil, nil, err
 		}
-		keepSizes(p, old, f.keep)
+		keepSizes(p, f.old, f.keep)
 	}
 	if err := p.Validate(); err != nil {
-		return nil, fmt.Errorf("profile %s for %s: %w", name, dev.Path, err)
+		return nil, nil, fmt.Errorf("profile %s for %s: %w", name, dev.Path, err)
 	}
 	req, done, err := f.request(ctx, r, p)
 	if err != nil {
-		return nil, err
+		return nil, nil, err
 	}
-	defer done()
 	if req.Instance = f.instance; req.Instance == "" {
 		req.Instance = uuid.NewString()
 	}
-	img, err := imager.Compose(ctx, req)
-	if err != nil {
-		return nil, err
+	if img, err = imager.Compose(ctx, req); err != nil {
+		done()
+		return nil, nil, err
 	}
-	return install.NewPlan(install.Request{
-		Host: host, Device: dev, Disk: img.Disk, Table: img.Table, Force: f.force, Keep: f.keep, Old: old,
-	})
+	return img, done, nil
 }
 
 // fitDevice makes p a profile for the device: what platforms want of the sizes

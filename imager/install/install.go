@@ -126,7 +126,7 @@ var ErrKeep = errors.New("cannot keep the partition")
 // Size returns the number of bytes that Write tells progress of, in both phases
 // together.
 func Size(disk *extent.Map, table *gpt.Table, o Options) int64 {
-	w := &writer{disk: disk, table: table, options: o}
+	w := newWriter(disk, table, o)
 	n := w.plan()
 	for _, p := range w.pieces {
 		if w.reads(p) {
@@ -150,7 +150,8 @@ func Write(ctx context.Context, dev Device, disk *extent.Map, table *gpt.Table, 
 	if err != nil {
 		return &Error{Untouched, err}
 	}
-	w := &writer{dev: dev, disk: disk, table: table, options: o}
+	w := newWriter(disk, table, o)
+	w.dev = dev
 	w.plan()
 	state, err := w.disable()
 	if err != nil {

@@ -93,7 +93,7 @@ func NewPlan(r Request) (*Plan, error) {
 			})
 		}
 	}
-	w := &writer{disk: p.disk, table: p.table, options: Options{Keep: r.Keep}}
+	w := newWriter(p.disk, p.table, Options{Keep: r.Keep})
 	p.Bytes = w.plan()
 	return p, nil
 }
@@ -131,6 +131,15 @@ func (p *Plan) Run(ctx context.Context, v Verify, tell func(Phase, int64)) error
 type target struct {
 	ctx context.Context
 	*blockdev.Target
+}
+
+// WriteAt has the device begin to write at once, and not when Sync waits for it.
+func (t *target) WriteAt(p []byte, off int64) (int, error) {
+	n, err := t.Target.WriteAt(p, off)
+	if err == nil {
+		_ = unix.SyncFileRange(int(t.Fd()), off, int64(n), unix.SYNC_FILE_RANGE_WRITE) // a favour, too
+	}
+	return n, err
 }
 
 func (t *target) Zero(off, n int64) error { return t.Target.Zero(t.ctx, off, n) }
