@@ -137,7 +137,7 @@ lint: deps ## check format and correctness of the source
 
 .PHONY: test
 test: lint fixtures ## run all tests: as this user, and, as root, also as nobody without network
-	$(test_env) go test -count=1 -timeout 20m ./...
+	$(test_env) go test -count=1 -timeout 45m ./...
 ifeq ($(shell id -u),0)
 	@$(MAKE) --no-print-directory test-unprivileged
 endif
@@ -146,7 +146,7 @@ endif
 .PHONY: test-unprivileged
 test-unprivileged:
 	@if setpriv --reuid=nobody --regid=nogroup --clear-groups test -r $(abspath go.mod); then \
-		$(test_env) go test -count=1 -timeout 20m -short -exec $(abspath test/unprivileged) ./...; \
+		$(test_env) go test -count=1 -timeout 30m -short -exec $(abspath test/unprivileged) ./...; \
 	else \
 		copy=$$(mktemp -d) && trap 'rm -rf $$copy' EXIT && chmod 755 $$copy; \
 		cp -r --sparse=always . $$copy/kiln && $(MAKE) --no-print-directory -C $$copy/kiln test-unprivileged; \
