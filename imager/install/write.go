@@ -39,7 +39,7 @@ const (
 // piece is a range of the disk that is written at once.
 type piece struct {
 	offset, length int64
-	zero           bool // reads as zeros
+	zero           bool   // reads as zeros
 	sum            uint64 // of what was written
 }
 
