@@ -96,6 +96,9 @@ func search(disks []disk.Disk, guid string, slots []string, list *layers.List) (
 		}
 		decided = decided || guid != "" && d.Complete
 		if !ok {
+			if guid != "" {
+				tried = append(tried, d.Name+" has no partition "+bootLabel)
+			}
 			continue
 		}
 		for _, slot := range slots {
