@@ -62,6 +62,7 @@ func ukiSize(t *testing.T, disk string) (size int64) {
 // Disks with layers on BOOT boot from every kind of disk, with memory that is too
 // little for layers in RAM: those need 120 MiB with a BIOS.
 func TestLayersOnBoot(t *testing.T) {
+	t.Parallel()
 	dual := withLayersOnBoot(t)
 	with, without := ukiSize(t, oracle.Artifact(t, "KILN_IMAGE")), ukiSize(t, dual)
 	if without == 0 || without > with*2/3 {
@@ -110,6 +111,7 @@ func wantFromBoot(t *testing.T, m *vm.Machine, slot string) {
 // From layers in RAM to such on BOOT, to damaged ones, which are given up, and back
 // to RAM.
 func TestLayersUpgrade(t *testing.T) {
+	t.Parallel()
 	disk := copySparse(t, oracle.Artifact(t, "KILN_IMAGE"))
 	upgradeLayers(t, disk, "boot")
 	comesUp(t, disk, vm.BIOS, "B")
@@ -150,6 +152,7 @@ func TestLayersUpgrade(t *testing.T) {
 
 // A disk without BOOT says so, before anything is written.
 func TestLayersNoBOOT(t *testing.T) {
+	t.Parallel()
 	disk := filepath.Join(t.TempDir(), "metal.raw")
 	flags := []string{"--base", oracle.Artifact(t, "KILN_BASE"), "--extension", oracle.Artifact(t, "KILN_EXTENSION"), "--set", "disk.bootLoader=uefi"}
 	run(t, oracle.Artifact(t, "KILN_BIN"), append([]string{"build", "metal", "--output", disk}, flags...)...)
