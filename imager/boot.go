@@ -31,7 +31,8 @@ type assets struct {
 	initramfs extent.Source
 	cmdline   string // without what a boot loader adds
 	uki       extent.Source
-	layers    []layers.Layer // in the initramfs
+	layers    []layers.Layer
+	file      extent.Source // with the layers, nil if they are in the initramfs
 }
 
 func bootAssets(r Request, s *stack) (*assets, error) {
@@ -39,7 +40,7 @@ func bootAssets(r Request, s *stack) (*assets, error) {
 	if err != nil {
 		return nil, err
 	}
-	a := &assets{kernel: kernel.Content, layers: s.list.Layers}
+	a := &assets{kernel: kernel.Content, layers: s.list.Layers, file: s.file}
 	if a.initramfs, err = s.initramfs(r.Base, r.Epoch); err != nil {
 		return nil, fmt.Errorf("initramfs: %w", err)
 	}
@@ -63,7 +64,7 @@ const configName = "config.yaml"
 func (i *Image) diskless() (*assets, error) {
 	config := i.request.Profile.MachineConfig
 	if config == "" {
-		return i.assets, nil
+		return i.inRAM, nil
 	}
 	t, err := configTree(i.request)
 	if err != nil {
@@ -73,7 +74,7 @@ func (i *Image) diskless() (*assets, error) {
 	if err != nil {
 		return nil, err
 	}
-	a := *i.assets
+	a := *i.inRAM
 	if a.initramfs, err = extent.Concat(4, a.initramfs, archive); err != nil {
 		return nil, err
 	}
@@ -195,24 +196,31 @@ func efiTree(r Request, machine arch.Arch, a *assets, names ...string) (*tree.Tr
 	return fileTree(files, r.Epoch)
 }
 
-// bootTree is the content of BOOT, from which GRUB boots: the first slot, and
-// the other one empty.
+// bootTree is the content of BOOT, which has the layers, if they are not in the
+// initramfs, and from which GRUB boots: the first slot, and the other one empty.
 func bootTree(r Request, id identity, a *assets) (*tree.Tree, error) {
 	config, err := slotConfig(r, a, slot, id.uuid("disk").String())
 	if err != nil {
 		return nil, err
 	}
-	env, err := grub.Env{{Name: "slot", Value: slot}}.Encode()
-	if err != nil {
-		return nil, err
-	}
 	other := grub.Other(slot)
-	return fileTree(map[string]tree.Content{
-		"grub/grub.cfg":         bytes.NewReader(grub.SlotsConfig(true)),
-		"grub/grubenv":          bytes.NewReader(env),
-		slot + "/" + kernelName: a.kernel, slot + "/" + initramfsName: a.initramfs, slot + "/" + grub.SlotConfigName: bytes.NewReader(config),
-		other + "/" + kernelName: nil, other + "/" + initramfsName: nil, other + "/" + grub.SlotConfigName: nil,
-	}, r.Epoch)
+	files := map[string]tree.Content{
+		slot + "/" + layers.File: nil, slot + "/" + grub.SlotConfigName: bytes.NewReader(config),
+		other + "/" + layers.File: nil, other + "/" + grub.SlotConfigName: nil,
+	}
+	if a.file != nil {
+		files[slot+"/"+layers.File] = a.file
+	}
+	if r.Profile.Disk.BootLoader != profiles.UEFI {
+		env, err := grub.Env{{Name: "slot", Value: slot}}.Encode()
+		if err != nil {
+			return nil, err
+		}
+		files["grub/grub.cfg"], files["grub/grubenv"] = bytes.NewReader(grub.SlotsConfig(true)), bytes.NewReader(env)
+		files[slot+"/"+kernelName], files[slot+"/"+initramfsName] = a.kernel, a.initramfs
+		files[other+"/"+kernelName], files[other+"/"+initramfsName] = nil, nil
+	}
+	return fileTree(files, r.Epoch)
 }
 
 // Names of the files of a slot.
@@ -242,7 +250,7 @@ func (i *Image) System(slot, disk string) (*slots.System, error) {
 	if err != nil {
 		return nil, err
 	}
-	return &slots.System{Kernel: a.kernel, Initramfs: a.initramfs, Config: config, UKI: a.uki, Time: i.request.Epoch}, nil
+	return &slots.System{Kernel: a.kernel, Initramfs: a.initramfs, Layers: a.file, Config: config, UKI: a.uki, Time: i.request.Epoch}, nil
 }
 
 func fileTree(files map[string]tree.Content, epoch int64) (*tree.Tree, error) {

@@ -46,7 +46,7 @@ type description struct {
 	Base       baseFacts         `json:"base"`
 	Extensions []extensionFacts  `json:"extensions"`
 	Cmdline    string            `json:"cmdline"`
-	Layers     []layers.Layer    `json:"layers"` // of the initramfs, lowest first
+	Layers     []layers.Layer    `json:"layers"` // lowest first
 	Disk       diskFacts         `json:"disk"`
 }
 
@@ -80,13 +80,16 @@ type partitionFacts struct {
 
 // Describe returns what there is to know of an artifact, as JSON.
 func (i *Image) Describe(a *Artifact) ([]byte, error) {
-	r := i.request
+	r, assets := i.request, i.inRAM
+	if forms(r.Profile.Output)[a.Format].disk || a.Format == "installer" {
+		assets = i.assets
+	}
 	d := description{
 		Version: 1, Kiln: r.Version, Format: a.Format, Files: a.Files, Profile: r.Profile,
 		Base:       baseFacts{r.Base.Digest, r.Base.Config.Arch, r.Base.Config.Release},
 		Extensions: []extensionFacts{},
-		Cmdline:    i.assets.cmdline,
-		Layers:     i.assets.layers,
+		Cmdline:    assets.cmdline,
+		Layers:     assets.layers,
 		Disk:       diskFacts{Size: i.Disk.Size(), SectorSize: i.Table.SectorSize, GUID: i.Table.DiskID.String()},
 	}
 	for _, e := range r.Extensions {

@@ -12,6 +12,7 @@ import (
 	"github.com/kilnhq/kiln/imager/fat"
 	"github.com/kilnhq/kiln/imager/gpt"
 	"github.com/kilnhq/kiln/imager/grub"
+	"github.com/kilnhq/kiln/machine/layers"
 	"github.com/kilnhq/kiln/machine/meta"
 	"github.com/kilnhq/kiln/profiles"
 	"github.com/kilnhq/kiln/rootfs/tree"
@@ -57,11 +58,14 @@ func partitions(r Request, machine arch.Arch, id identity, a *assets) ([]partiti
 		if err != nil {
 			return nil, err
 		}
+		parts = append(parts, biosPartition(r, core))
+	}
+	if hasBOOT(r.Profile) {
 		boot, err := bootPartition(r, id, a)
 		if err != nil {
 			return nil, err
 		}
-		parts = append(parts, biosPartition(r, core), boot)
+		parts = append(parts, boot)
 	}
 	metadata, err := metaPartition(r.Profile)
 	if err != nil {
@@ -211,13 +215,19 @@ func bootPartition(r Request, id identity, a *assets) (partition, error) {
 	if err != nil {
 		return partition{}, err
 	}
-	kernel := extent.Align(a.kernel.Size(), blockSize)
-	payload := kernel + extent.Align(a.initramfs.Size(), blockSize)
+	var others, payload int64 // of the files before the layers
+	if r.Profile.Disk.BootLoader != profiles.UEFI {
+		others = extent.Align(a.kernel.Size(), blockSize) + extent.Align(a.initramfs.Size(), blockSize)
+	}
+	payload = others
+	if a.file != nil {
+		payload += extent.Align(a.file.Size(), blockSize)
+	}
 	options := func(room int64) ext4.Options {
 		o := ext4Options(r, id, "BOOT", int64(r.Profile.Disk.Partitions.BOOT))
 		o.Preallocate = map[string]int64{
-			slot + "/" + initramfsName:                   extent.Align(room-kernel, blockSize),
-			grub.Other(slot) + "/" + initramfsName:       extent.Align(room, blockSize),
+			slot + "/" + layers.File:                     extent.Align(room-others, blockSize),
+			grub.Other(slot) + "/" + layers.File:         extent.Align(room, blockSize),
 			slot + "/" + grub.SlotConfigName:             grub.MaxSlotConfig,
 			grub.Other(slot) + "/" + grub.SlotConfigName: grub.MaxSlotConfig,
 		}

@@ -67,7 +67,8 @@ type Image struct {
 
 	request Request
 	id      identity
-	assets  *assets
+	assets  *assets // of the disk
+	inRAM   *assets // of what has no disk: all layers are in the initramfs
 
 	converted bool // from an image that was there
 }
@@ -101,22 +102,32 @@ func Compose(ctx context.Context, r Request) (*Image, error) {
 	if err != nil {
 		return nil, err
 	}
-	assets, err := bootAssets(r, stack)
+	inRAM, err := bootAssets(r, stack)
 	if err != nil {
 		return nil, err
+	}
+	assets := inRAM
+	if r.Profile.Disk.Layers == profiles.OnBoot {
+		onBoot, err := stack.onBoot(ctx, r, verdict.modules)
+		if err != nil {
+			return nil, err
+		}
+		if assets, err = bootAssets(r, onBoot); err != nil {
+			return nil, err
+		}
 	}
 	parts, err := partitions(r, machine, id, assets)
 	if err != nil {
 		return nil, err
 	}
 	if n := assets.uki.Size(); n > slowUKI && r.Profile.Disk.BootLoader != profiles.BIOS {
-		r.Log.Warn(fmt.Sprintf("the UKI has %d MiB: some firmware loads it slowly, and it wants %d MiB of memory; leave extensions out or set disk.bootLoader: bios", n/mib, (4*n)/mib+140))
+		r.Log.Warn(fmt.Sprintf("the UKI has %d MiB: some firmware loads it slowly, and it wants %d MiB of memory; set disk.layers: boot, or leave extensions out", n/mib, (4*n)/mib+140))
 	}
 	disk, table, err := assemble(r, id, parts)
 	if err != nil {
 		return nil, err
 	}
-	return &Image{Disk: disk, Table: table, request: r, id: id, assets: assets}, nil
+	return &Image{Disk: disk, Table: table, request: r, id: id, assets: assets, inRAM: inRAM}, nil
 }
 
 // identity is the namespace from which all identifiers of an image derive: a

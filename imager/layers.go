@@ -22,10 +22,15 @@ type layer struct {
 	content extent.Source
 }
 
-// stack is what the initramfs carries besides the base's init.
+// stack is what a system is made of besides the base's init.
 type stack struct {
 	layers []layer
 	list   layers.List
+
+	// If the layers are on BOOT, the file with them, and what the initramfs has
+	// instead.
+	file    extent.Source
+	modules *tree.Tree
 }
 
 // stackLayers turns the base's root file system, the extensions and, if any of
@@ -131,7 +136,7 @@ func modprobeConf(m extensions.Manifest) []byte {
 }
 
 // initramfs is the base's compressed init cpio, followed by stored cpios with
-// the layers, which are compressed already.
+// the layers, which are compressed already, or with the modules to get at them.
 func (s *stack) initramfs(b *base.Base, epoch int64) (extent.Source, error) {
 	init, err := b.Part(base.Init)
 	if err != nil {
@@ -141,14 +146,20 @@ func (s *stack) initramfs(b *base.Base, epoch int64) (extent.Source, error) {
 	if err != nil {
 		return nil, err
 	}
+	described, err := fileTree(map[string]tree.Content{layers.Name: bytes.NewReader(list)}, epoch)
+	if err != nil {
+		return nil, err
+	}
+	payload := s.modules
+	if s.file == nil {
+		if payload, err = fileTree(s.contents(), epoch); err != nil {
+			return nil, err
+		}
+	}
 	archives := []extent.Source{init.Content}
 	// The list comes first, so that an initramfs that was cut off can still say
 	// which layer is damaged.
-	for _, files := range []map[string]tree.Content{{layers.Name: bytes.NewReader(list)}, s.contents()} {
-		t, err := fileTree(files, epoch)
-		if err != nil {
-			return nil, err
-		}
+	for _, t := range []*tree.Tree{described, payload} {
 		archive, err := cpio.Build(t)
 		if err != nil {
 			return nil, err

@@ -171,6 +171,11 @@ type Disk struct {
 	// BootLoader says which firmware can boot the disk: "dual" (GRUB for BIOS
 	// and systemd-boot for UEFI), "uefi" or "bios".
 	BootLoader string `yaml:"bootLoader" json:"bootLoader"`
+	// Layers says where the layers of the root file system are while the node
+	// runs: "ram" (in the initramfs) or "boot" (on the partition BOOT, proven by
+	// dm-verity, which takes less memory and makes smaller UKIs). What runs
+	// without a disk has them in RAM.
+	Layers string `yaml:"layers" json:"layers"`
 	// SectorSize is the logical sector size in bytes, 512 or 4096.
 	SectorSize int64 `yaml:"sectorSize" json:"sectorSize"`
 	// Size is the size of the whole disk; 0 is the smallest the payload allows.
@@ -230,6 +235,12 @@ const (
 	Dual = "dual"
 	UEFI = "uefi"
 	BIOS = "bios"
+)
+
+// Choices of Disk.Layers.
+const (
+	InRAM  = "ram"
+	OnBoot = "boot"
 )
 
 // MainUKIProfile is the ID of the first profile of an image with several.
@@ -313,7 +324,7 @@ func Parse(name string, data []byte) (*Profile, error) {
 func parse(name string, data []byte, below []string) (*Profile, error) {
 	p := &Profile{
 		Arch:    "amd64",
-		Disk:    Disk{BootLoader: Dual, SectorSize: 512, Multiple: MiB, Partitions: Partitions{State: 100 * MiB}},
+		Disk:    Disk{BootLoader: Dual, Layers: InRAM, SectorSize: 512, Multiple: MiB, Partitions: Partitions{State: 100 * MiB}},
 		Output:  Output{Format: "raw", Name: "kiln-{NAME}-{ARCH}.{EXT}", Compression: "zstd"},
 		Machine: Machine{CPUs: 2, Memory: 2 * GiB, Firmware: "uefi"},
 	}
@@ -364,6 +375,7 @@ func (p *Profile) Validate() error {
 	oneOf("version", p.Version, Version)
 	oneOf("arch", p.Arch, "amd64", "arm64")
 	oneOf("disk.bootLoader", p.Disk.BootLoader, Dual, UEFI, BIOS)
+	oneOf("disk.layers", p.Disk.Layers, InRAM, OnBoot)
 	oneOf("output.format", p.Output.Format, Formats()...)
 	oneOf("output.domain", p.Output.Domain, "", XL, Libvirt)
 	oneOf("output.compression", p.Output.Compression, "none", "zlib", "zstd")

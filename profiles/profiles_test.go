@@ -60,6 +60,7 @@ func TestValidate(t *testing.T) {
 		{"version: v2\nname: x\nplatform: y\n", `version "v2"`},
 		{"version: v1alpha1\nplatform: y\n", `name "": want one word`},
 		{head + "arch: amd46\n", `arch "amd46"; did you mean "amd64"?`},
+		{head + "disk: {layers: bot}\n", "disk.layers \"bot\"; did you mean \"boot\"?"},
 		{head + "disk: {sectorSize: 1024}\n", "disk.sectorSize 1024: want 512 or 4096"},
 		{head + "disk: {sectorSize: 4096}\n", "no BIOS boots from 4096-byte sectors; set disk.bootLoader: uefi"},
 		{head + "arch: arm64\n", "arm64 machines have no BIOS"},

@@ -101,6 +101,9 @@ func layerFacts(img *Image) map[string]string {
 		}
 		for i, l := range e.Initrd.Layers {
 			out[l.Name] = strings.TrimSpace(fmt.Sprintf("%d %s %s sha256:%.12s", i, l.Kind, l.Version, l.SHA256))
+			if l.Verity != nil {
+				out[l.Name] += fmt.Sprintf(" on BOOT, root hash %.12s", l.Verity.Root)
+			}
 		}
 	}
 	return out

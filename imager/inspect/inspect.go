@@ -212,6 +212,9 @@ func (img *Image) boot(t *tree.Tree) error {
 		if ino == nil || ino.Size() == 0 {
 			continue
 		}
+		if t.Lookup("grub") == nil && t.Lookup(slot+"/initramfs") == nil {
+			continue // only the layers of what systemd-boot boots
+		}
 		data, err := text(ino.Content)
 		if err != nil {
 			return fmt.Errorf("%s: %w", name, err)

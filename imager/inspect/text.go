@@ -6,6 +6,7 @@ import (
 	"text/tabwriter"
 
 	"github.com/kilnhq/kiln/internal/progress"
+	"github.com/kilnhq/kiln/machine/layers"
 )
 
 // WriteText prints the image for a person.
@@ -35,7 +36,11 @@ func (img *Image) WriteText(w io.Writer) error {
 			fmt.Fprintf(tw, "initramfs\t%s cpio\t%s\t%d files\n", s.Compression, progress.Bytes(s.Size), s.Files)
 		}
 		for _, l := range e.Initrd.Layers {
-			fmt.Fprintf(tw, "layer\t%s\t%s\t%s %s\tsha256:%.12s\n", l.Kind, progress.Bytes(l.Size), l.Name, l.Version, l.SHA256)
+			place := "initramfs"
+			if l.Verity != nil {
+				place = fmt.Sprintf("BOOT:/%s/%s, root hash %.12s", e.Slot, layers.File, l.Verity.Root)
+			}
+			fmt.Fprintf(tw, "layer\t%s\t%s\t%s %s\tsha256:%.12s\t%s\n", l.Kind, progress.Bytes(l.Size), l.Name, l.Version, l.SHA256, place)
 		}
 		for _, m := range e.Initrd.Modules {
 			fmt.Fprintf(tw, "module\t%s\t%s\tfrom %s\n", m.Name, m.Parameters, m.Extension)

@@ -8,53 +8,63 @@ import (
 )
 
 // Verify says what is wrong with an image of which the contents are known: layers
-// that are missing or are not what the layer list says, boot entries without a
-// kernel or an initramfs, and boot loaders that would start different systems.
+// that are missing or are not what the layer list or their hash tree says, boot
+// entries without a kernel or an initramfs, and boot loaders that would start
+// different systems from the same slot.
 func Verify(img *Image, files []File) []string {
 	var problems []string
 	bad := func(format string, args ...any) { problems = append(problems, fmt.Sprintf(format, args...)) }
-	sums := map[string]string{}
+	found := map[string]File{}
 	for _, f := range files {
-		sums[f.Where+":"+f.Path] = f.SHA256
+		found[f.Where+":"+f.Path] = f
 	}
 	if len(img.Entries) == 0 {
 		bad("no boot entry: nothing of the image boots")
 	}
-	first := ""
+	first := map[string]Entry{} // by slot
+	sums := map[string]string{} // of its initramfs
 	for _, e := range img.Entries {
 		where := e.File + "/#.initrd"
 		if e.Loader == "grub" {
 			where = strings.TrimSuffix(e.File, "vmlinuz") + "initramfs"
-			if _, ok := sums[e.File]; !ok {
+			if _, ok := found[e.File]; !ok {
 				bad("%s: the kernel of boot entry %q is not there", e.File, e.Title)
 			}
 		}
-		sum, ok := sums[where]
+		f, ok := found[where]
+		other, again := first[e.Slot]
 		switch {
 		case !ok:
 			bad("%s: the initramfs of boot entry %q is not there", where, e.Title)
-			continue
-		case first == "":
-			first = sum
-			checkLayers(bad, where, e.Initrd, sums)
-		case first != sum:
-			bad("%s: another initramfs than that of boot entry %q", where, img.Entries[0].Title)
+		case !again:
+			first[e.Slot], sums[e.Slot] = e, f.SHA256
+			checkLayers(bad, where, e, found)
+		case sums[e.Slot] != f.SHA256:
+			bad("%s: another initramfs than that of boot entry %q", where, other.Title)
 		}
 	}
 	return problems
 }
 
-func checkLayers(bad func(string, ...any), where string, initrd *Initrd, sums map[string]string) {
+func checkLayers(bad func(string, ...any), where string, e Entry, found map[string]File) {
+	initrd := e.Initrd
 	if initrd == nil || len(initrd.Layers) == 0 {
 		bad("%s: no %s: nothing says which layers there are", where, layers.Name)
 		return
 	}
 	for _, l := range initrd.Layers {
-		switch got, ok := sums[where+"/"+l.Path]; {
+		file := where + "/" + l.Path
+		if l.Verity != nil {
+			where = "BOOT:/" + e.Slot + "/" + layers.File
+			file = layerPath(where, l)
+		}
+		switch f, ok := found[file]; {
 		case !ok:
 			bad("%s: layer %s is not there", where, l.Path)
-		case got != l.SHA256:
-			bad("%s: layer %s has the digest sha256:%.12s, the list says %.12s", where, l.Path, got, l.SHA256)
+		case f.Damage != "":
+			bad("%s: %s", where, f.Damage)
+		case f.SHA256 != l.SHA256:
+			bad("%s: layer %s has the digest sha256:%.12s, the list says %.12s", where, l.Path, f.SHA256, l.SHA256)
 		}
 	}
 }

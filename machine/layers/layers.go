@@ -1,7 +1,11 @@
-// Package layers describes the squashfs layers that the initramfs of an image
-// carries. The imager writes the description as layers.json at the root of the
-// initramfs, next to the layers themselves; stage 1 of init reads it, verifies
-// every layer's digest and stacks them.
+// Package layers describes the squashfs layers that a system is made of. The
+// imager writes the description as layers.json at the root of the initramfs;
+// stage 1 of init reads it, and stacks the layers.
+//
+// The layers are either next to the description, in the initramfs, or all of them
+// in one file on the partition BOOT, each with the hash tree of dm-verity behind
+// it (see imager/verity). The description holds their root hashes then, and what
+// signs the initramfs signs them: neither disk nor file system has to be trusted.
 //
 // The kernel boots on with a truncated initramfs when memory runs out, so
 // nothing in it may be trusted before its digest was checked.
@@ -44,6 +48,10 @@ type Layer struct {
 	Path    string `json:"path"`              // in the initramfs, relative to its root
 	Size    int64  `json:"size"`              // bytes
 	SHA256  string `json:"sha256"`            // lower-case hexadecimal
+
+	// Verity is where the layer is if it is not in the initramfs, which then has
+	// nothing at Path.
+	Verity *Verity `json:"verity,omitempty"`
 }
 
 // Module is a kernel module to load when the node starts.
@@ -110,5 +118,5 @@ func (l *List) validate() error {
 		}
 		seen[y.Path] = true
 	}
-	return nil
+	return l.validateFile()
 }

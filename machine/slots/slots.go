@@ -12,6 +12,10 @@
 //   - systemd-boot, for UEFI, reads EFI: EFI/Linux has one unified kernel image
 //     for each slot and counts in their names (see Name).
 //
+// The layers of the root file system are in the initramfs or, if the disk has the
+// partition BOOT, in the file of package layers beside the kernel: then that is
+// there on a disk without GRUB, too.
+//
 // What switches between slots is one sector for each of them. Everything is
 // written by offset; nothing has to be mounted, and nothing must be.
 package slots
@@ -45,6 +49,7 @@ var (
 	ErrDisagree = errors.New("the boot loaders disagree")
 	ErrNoSystem = errors.New("the slot has no system")
 	ErrSlot     = errors.New("not a slot")
+	ErrNoBOOT   = errors.New("the disk has no partition BOOT for the layers; compose the system with disk.layers: ram, or install anew")
 )
 
 // Disk is an installed disk.
@@ -52,6 +57,7 @@ type Disk struct {
 	ID    gpt.GUID
 	Table *gpt.Table // as it was when the disk was opened
 
+	boot *boot // nil if there is no partition BOOT
 	bios *bios // nil if the disk does not boot from a BIOS
 	uefi *uefi // nil if it does not boot from UEFI
 }
@@ -94,7 +100,7 @@ func Open(dev Device, size int64) (*Disk, error) {
 		part := &section{dev, p.Start, p.Size}
 		switch {
 		case p.Name == "BOOT" && p.Type == gpt.LinuxFilesystem:
-			d.bios, err = openBIOS(part)
+			d.boot, d.bios, err = openBOOT(part)
 		case p.Name == "EFI" && p.Type == gpt.EFISystem:
 			d.uefi, err = openUEFI(part)
 		}
@@ -103,7 +109,7 @@ func Open(dev Device, size int64) (*Disk, error) {
 		}
 	}
 	if d.bios == nil && d.uefi == nil {
-		return nil, fmt.Errorf("%w: neither a partition EFI nor BOOT", ErrNoSlots)
+		return nil, fmt.Errorf("%w: neither a partition EFI nor BOOT that boots", ErrNoSlots)
 	}
 	return d, nil
 }
@@ -137,18 +143,29 @@ func (s *section) WriteAt(p []byte, off int64) (int, error) {
 	return s.Device.WriteAt(p, s.start+off)
 }
 
-// bios is what GRUB reads.
-type bios struct {
-	part *section
+// boot is the partition BOOT.
+type boot struct {
 	edit *ext4.Editor
 }
 
-func openBIOS(part *section) (*bios, error) {
+// bios is what GRUB reads of it.
+type bios struct {
+	*boot
+}
+
+// openBOOT returns no bios for a partition that has only layers.
+func openBOOT(part *section) (*boot, *bios, error) {
 	e, err := ext4.Edit(part, part.size)
 	if err != nil {
-		return nil, err
+		return nil, nil, err
 	}
-	return &bios{part, e}, nil
+	b := &boot{e}
+	if _, err := e.Content(envFile); errors.Is(err, fs.ErrNotExist) {
+		return b, nil, nil
+	} else if err != nil {
+		return nil, nil, err
+	}
+	return b, &bios{b}, nil
 }
 
 func (b *bios) env() (grub.Env, error) {

@@ -5,10 +5,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
-	"io"
-	"math/rand/v2"
 	"strings"
-	"sync"
 	"sync/atomic"
 	"syscall"
 	"testing"
@@ -16,218 +13,9 @@ import (
 	"github.com/kilnhq/kiln/imager/ext4"
 	"github.com/kilnhq/kiln/imager/extent"
 	"github.com/kilnhq/kiln/imager/fat"
-	"github.com/kilnhq/kiln/imager/gpt"
 	"github.com/kilnhq/kiln/imager/grub"
 	"github.com/kilnhq/kiln/internal/powercut"
-	"github.com/kilnhq/kiln/rootfs/tree"
 )
-
-const mib = 1 << 20
-
-// contents of systems, which take a while to make.
-var contents sync.Map
-
-// system is one that is told from others by its number.
-func system(n byte, slot string) *System {
-	random := func(part byte, size int) extent.Source {
-		b, ok := contents.Load([2]byte{n, part})
-		if !ok {
-			made := make([]byte, size)
-			_, _ = rand.NewChaCha8([32]byte{n, part}).Read(made)
-			b, _ = contents.LoadOrStore([2]byte{n, part}, made)
-		}
-		return extent.Bytes(b.([]byte))
-	}
-	config, err := grub.EncodeSlot(grub.Entry{Title: fmt.Sprint("system ", n), Linux: "/" + slot + "/vmlinuz", Initrd: "/" + slot + "/initramfs", Args: "n=" + fmt.Sprint(n)})
-	if err != nil {
-		panic(err)
-	}
-	return &System{Kernel: random(1, 200_001), Initramfs: random(2, 400_003), Config: config, UKI: random(3, 610_000+int(n)), Time: 1e9}
-}
-
-// installed is a disk with system 1 in slot A.
-func installed(t testing.TB, firmwares string) []byte {
-	t.Helper()
-	fail := func(err error) {
-		if err != nil {
-			t.Helper()
-			t.Fatal(err)
-		}
-	}
-	add := func(tr *tree.Tree, name string, content tree.Content) {
-		t.Helper()
-		if i := strings.LastIndexByte(name, '/'); i > 0 {
-			fail(tr.MkdirAll(name[:i], 0o755))
-		}
-		fail(tr.Add(name, &tree.Inode{Mode: 0o644, Content: content}))
-	}
-	s := system(1, "A")
-	efi := tree.New()
-	add(efi, "EFI/BOOT/BOOTX64.EFI", extent.Bytes([]byte("loader")))
-	add(efi, "EFI/Linux/"+Name{Generation: 1, Slot: "A"}.String(), s.UKI)
-	efiOptions := fat.Options{SectorSize: 512, Label: "EFI"}
-	size, err := fat.MinSize(efi, efiOptions)
-	fail(err)
-	efiOptions.Size = extent.Align(size, mib)
-	efiFS, err := fat.Build(efi, efiOptions)
-	fail(err)
-
-	boot := tree.New()
-	env, err := grub.Env{{Name: "slot", Value: "A"}}.Encode()
-	fail(err)
-	add(boot, "grub/grub.cfg", extent.Bytes(grub.SlotsConfig(true)))
-	add(boot, "grub/grubenv", extent.Bytes(env))
-	add(boot, "A/vmlinuz", s.Kernel)
-	add(boot, "A/initramfs", s.Initramfs)
-	add(boot, "A/slot.cfg", extent.Bytes(s.Config))
-	for _, name := range []string{"B/vmlinuz", "B/initramfs", "B/slot.cfg"} {
-		add(boot, name, nil)
-	}
-	bootOptions := ext4.Options{Label: "BOOT", Preallocate: map[string]int64{
-		"A/initramfs": 600_000, "B/initramfs": 800_000, "A/slot.cfg": grub.MaxSlotConfig, "B/slot.cfg": grub.MaxSlotConfig,
-	}}
-	size, err = ext4.MinSize(boot, bootOptions)
-	fail(err)
-	bootOptions.Size = extent.Align(size, mib)
-	bootFS, err := ext4.Build(boot, bootOptions)
-	fail(err)
-
-	table := &gpt.Table{DiskID: gpt.GUID{7}, SectorSize: 512}
-	at := int64(mib)
-	type part struct {
-		at  int64
-		src extent.Source
-	}
-	var parts []part
-	put := func(name string, kind gpt.GUID, src extent.Source) {
-		table.Partitions = append(table.Partitions, gpt.Partition{Type: kind, ID: gpt.GUID{8, byte(len(parts))}, Name: name, Start: at, Size: src.Size()})
-		parts = append(parts, part{at, src})
-		at += src.Size()
-	}
-	if strings.Contains(firmwares, "uefi") {
-		put("EFI", gpt.EFISystem, efiFS)
-	}
-	if strings.Contains(firmwares, "bios") {
-		put("BOOT", gpt.LinuxFilesystem, bootFS)
-	}
-	table.Size = at + mib
-	disk, err := table.Map()
-	fail(err)
-	for _, p := range parts {
-		fail(disk.Put(p.at, p.src))
-	}
-	b := make([]byte, disk.Size())
-	_, err = disk.ReadAt(b, 0)
-	fail(err)
-	return b
-}
-
-// device is a disk, for Open.
-func open(t testing.TB, d *powercut.Disk) *Disk {
-	t.Helper()
-	disk, err := Open(d, d.Size())
-	if err != nil {
-		t.Fatal(err)
-	}
-	return disk
-}
-
-func upgradeTo(t testing.TB, d *powercut.Disk, n byte) (string, error) {
-	t.Helper()
-	return open(t, d).Upgrade(t.Context(), func(slot string) (*System, error) { return system(n, slot), nil }, nil)
-}
-
-// boots returns the number of the system that each boot loader would start next;
-// 0 where there is no such boot loader. What it starts must be whole.
-func boots(content []byte) (bios, uefi int, err error) {
-	r := bytes.NewReader(content)
-	table, err := gpt.Read(r, r.Size())
-	if err != nil {
-		return 0, 0, err
-	}
-	for _, p := range table.Partitions {
-		part := io.NewSectionReader(r, p.Start, p.Size)
-		if p.Name == "BOOT" {
-			if bios, err = bootsBIOS(part); err != nil {
-				return 0, 0, fmt.Errorf("BOOT: %w", err)
-			}
-		} else if uefi, err = bootsUEFI(part); err != nil {
-			return 0, 0, fmt.Errorf("EFI: %w", err)
-		}
-	}
-	return bios, uefi, nil
-}
-
-func bootsBIOS(part *io.SectionReader) (int, error) {
-	f, err := ext4.Open(part, part.Size())
-	if err != nil {
-		return 0, err
-	}
-	read := func(name string) []byte {
-		ino := f.Tree.Lookup(name)
-		if ino.Size() == 0 {
-			return nil
-		}
-		b := make([]byte, ino.Size())
-		_, err = ino.Content.ReadAt(b, 0)
-		return b
-	}
-	env, _ := grub.ParseEnv(read("grub/grubenv"))
-	s := env.State()
-	for _, slot := range []string{s.Trial, s.Slot, grub.Other(s.Slot)} {
-		if slot == "" || len(read(slot+"/slot.cfg")) == 0 {
-			continue
-		}
-		for n := byte(1); n < 9; n++ {
-			w := system(n, slot)
-			if bytes.Equal(read(slot+"/slot.cfg"), w.Config) {
-				if !equal(read(slot+"/vmlinuz"), w.Kernel) || !equal(read(slot+"/initramfs"), w.Initramfs) {
-					return 0, fmt.Errorf("slot %s has the configuration of system %d and not the system", slot, n)
-				}
-				return int(n), err
-			}
-		}
-		return 0, fmt.Errorf("slot %s has a configuration that nobody wrote", slot)
-	}
-	return 0, errors.New("no slot has a configuration")
-}
-
-func bootsUEFI(part *io.SectionReader) (int, error) {
-	u := &uefi{part: &section{Device: readOnly{part}, size: part.Size()}}
-	list, err := u.images()
-	if err != nil {
-		return 0, err
-	}
-	if len(list) == 0 || !list[0].Usable() {
-		return 0, fmt.Errorf("nothing to start among %v", list)
-	}
-	f, err := fat.Open(part, part.Size())
-	if err != nil {
-		return 0, err
-	}
-	content := f.Tree.Lookup("EFI/Linux/" + list[0].file).Content
-	b := make([]byte, content.Size())
-	if _, err := content.ReadAt(b, 0); err != nil {
-		return 0, err
-	}
-	for n := byte(1); n < 9; n++ {
-		if equal(b, system(n, "A").UKI) {
-			return int(n), nil
-		}
-	}
-	return 0, fmt.Errorf("%s is no whole system", list[0].file)
-}
-
-func equal(b []byte, src extent.Source) bool {
-	want := make([]byte, src.Size())
-	_, err := src.ReadAt(want, 0)
-	return err == nil && bytes.Equal(b, want)
-}
-
-type readOnly struct{ io.ReaderAt }
-
-func (readOnly) WriteAt([]byte, int64) (int, error) { return 0, syscall.EROFS }
-func (readOnly) Sync() error                        { return nil }
 
 // try does what a boot loader does with a trial: it counts a try.
 func try(t testing.TB, d *powercut.Disk) {
@@ -283,7 +71,7 @@ func wantBoots(t testing.TB, d *powercut.Disk, n int) {
 	}
 }
 
-var disks = []string{"bios", "uefi", "bios and uefi"}
+var disks = []string{"bios", "uefi", "uefi and layers", "bios and uefi"}
 
 func TestUpgrade(t *testing.T) {
 	for _, firmwares := range disks {
@@ -379,6 +167,12 @@ func TestRollback(t *testing.T) {
 // Whenever the power fails, the disk boots the old system or the new one, and can
 // be upgraded again.
 func TestCut(t *testing.T) {
+	for _, firmwares := range []string{"bios and uefi", "uefi and layers"} {
+		t.Run(firmwares, func(t *testing.T) { cuts(t, firmwares) })
+	}
+}
+
+func cuts(t *testing.T, firmwares string) {
 	for _, what := range []struct {
 		name string
 		do   func(*powercut.Disk) error
@@ -394,7 +188,7 @@ func TestCut(t *testing.T) {
 		}, 3, 3},
 		{"rollback", func(d *powercut.Disk) error { _, err := open(t, d).Rollback(); return err }, 3, 2},
 	} {
-		d := powercut.New(installed(t, "bios and uefi"))
+		d := powercut.New(installed(t, firmwares))
 		for n := byte(2); n < 4; n++ { // both slots are in use
 			slot, err := upgradeTo(t, d, n)
 			if err == nil {
@@ -416,6 +210,9 @@ func TestCut(t *testing.T) {
 				return err
 			}
 			for _, n := range []int{bios, uefi} {
+				if n == 0 && firmwares == "uefi and layers" {
+					continue // it has no GRUB
+				}
 				if n != what.old && n != what.new && what.name != "confirm" {
 					return fmt.Errorf("boots system %d", n)
 				}
@@ -441,7 +238,14 @@ func TestCut(t *testing.T) {
 
 // Each write and flush of an upgrade fails once; the old system is as it was.
 func TestFault(t *testing.T) {
-	before := installed(t, "bios and uefi")
+	for _, firmwares := range []string{"bios and uefi", "uefi and layers"} {
+		t.Run(firmwares, func(t *testing.T) {
+			faults(t, installed(t, firmwares), map[bool]int{true: 2, false: 1}[strings.Contains(firmwares, "bios")])
+		})
+	}
+}
+
+func faults(t *testing.T, before []byte, loaders int) {
 	for _, fault := range []error{syscall.EIO, syscall.ENOSPC} {
 		n := 0
 		for ; ; n++ {
@@ -462,7 +266,7 @@ func TestFault(t *testing.T) {
 				t.Fatalf("operation %d: %v", n, err)
 			}
 			bios, uefi, err := boots(d.Bytes())
-			if err != nil || !switching && bios+uefi != 2 {
+			if err != nil || !switching && bios+uefi != loaders {
 				t.Fatalf("operation %d: boots %d and %d, %v", n, bios, uefi, err)
 			}
 		}
@@ -494,8 +298,22 @@ func TestNoRoom(t *testing.T) {
 	if !errors.As(err, &fatSpace) || !strings.Contains(err.Error(), "slot B: EFI: ") {
 		t.Errorf("UKI: %v", err)
 	}
+	large = func(slot string) (*System, error) {
+		s := system(2, slot)
+		s.Layers = extent.New(10 * mib)
+		return s, nil
+	}
+	_, err = open(t, d).Upgrade(t.Context(), large, nil)
+	if !errors.As(err, &space) || !strings.Contains(err.Error(), "slot B: BOOT: ") {
+		t.Errorf("layers: %v", err)
+	}
 	if d.Operations() > 0 {
 		t.Errorf("%d writes", d.Operations())
+	}
+	d = powercut.New(installed(t, "uefi"))
+	_, err = open(t, d).Upgrade(t.Context(), func(slot string) (*System, error) { return system(2, slot), nil }, nil)
+	if !errors.Is(err, ErrNoBOOT) || d.Operations() > 0 || !strings.Contains(err.Error(), "compose the system with disk.layers: ram, or install anew; the disk boots slot A") {
+		t.Errorf("layers without BOOT: %v, %d writes", err, d.Operations())
 	}
 }
 

@@ -14,13 +14,15 @@ import (
 	"github.com/kilnhq/kiln/imager/extent"
 	"github.com/kilnhq/kiln/imager/fat"
 	"github.com/kilnhq/kiln/imager/grub"
+	"github.com/kilnhq/kiln/machine/layers"
 )
 
 // System is what a slot holds.
 type System struct {
 	Kernel    extent.Source
 	Initramfs extent.Source
-	Config    []byte // of GRUB, see grub.EncodeSlot
+	Layers    extent.Source // nil if they are in the initramfs
+	Config    []byte        // of GRUB, see grub.EncodeSlot
 	UKI       extent.Source
 	Time      int64 // of the files, seconds since 1970
 }
@@ -72,6 +74,9 @@ func (d *Disk) Size(s *System) int64 {
 	if d.bios != nil {
 		n += s.Kernel.Size() + s.Initramfs.Size()
 	}
+	if d.boot != nil && s.Layers != nil {
+		n += s.Layers.Size()
+	}
 	if d.uefi != nil {
 		n += s.UKI.Size()
 	}
@@ -87,13 +92,20 @@ type upgrade struct {
 	progress   func(int64)
 }
 
+// files are those on BOOT. The last one makes the others valid.
 func (w *upgrade) files() []ext4.File {
 	s := w.system
-	return []ext4.File{
-		{Name: kernel, Content: w.watch(s.Kernel), ModTime: s.Time},
-		{Name: initrd, Content: w.watch(s.Initramfs), ModTime: s.Time},
-		{Name: grub.SlotConfigName, Content: extent.Bytes(s.Config), ModTime: s.Time},
+	var files []ext4.File
+	if w.disk.bios != nil {
+		files = append(files,
+			ext4.File{Name: kernel, Content: w.watch(s.Kernel), ModTime: s.Time},
+			ext4.File{Name: initrd, Content: w.watch(s.Initramfs), ModTime: s.Time})
 	}
+	l := ext4.File{Name: layers.File, ModTime: s.Time}
+	if s.Layers != nil {
+		l.Content = w.watch(s.Layers)
+	}
+	return append(files, l, ext4.File{Name: grub.SlotConfigName, Content: extent.Bytes(s.Config), ModTime: s.Time})
 }
 
 // watch tells progress of what is read.
@@ -112,7 +124,10 @@ func (w *watched) ReadAt(p []byte, off int64) (int, error) {
 
 // check looks for room.
 func (w *upgrade) check(context.Context) error {
-	if b := w.disk.bios; b != nil {
+	if w.disk.boot == nil && w.system.Layers != nil {
+		return ErrNoBOOT
+	}
+	if b := w.disk.boot; b != nil {
 		if err := b.edit.Check(w.slot, w.files()); err != nil {
 			return fmt.Errorf("BOOT: %w", err)
 		}
@@ -210,7 +225,7 @@ func (w *upgrade) retire(context.Context) error {
 
 // write writes the system, without anything that makes a boot loader look at it.
 func (w *upgrade) write(ctx context.Context) error {
-	if b := w.disk.bios; b != nil {
+	if b := w.disk.boot; b != nil {
 		if err := b.edit.Rewrite(ctx, w.slot, w.files()); err != nil {
 			return fmt.Errorf("BOOT: %w", err)
 		}
@@ -230,15 +245,18 @@ var ErrVerify = errors.New("the disk does not give back what was written")
 
 // verify reads the system back.
 func (w *upgrade) verify(ctx context.Context) error {
-	if b := w.disk.bios; b != nil {
+	if b := w.disk.boot; b != nil {
 		for _, f := range w.files() {
 			got, err := b.edit.Content(w.slot + "/" + f.Name)
 			if err != nil {
 				return fmt.Errorf("BOOT: %w", err)
 			}
 			want := f.Content
-			if o, ok := want.(*watched); ok {
+			switch o, ok := want.(*watched); {
+			case ok:
 				want = o.Source
+			case want == nil:
+				want = extent.Bytes(nil)
 			}
 			if err := w.compare(ctx, "BOOT: "+f.Name, got, want); err != nil {
 				return err

@@ -24,7 +24,7 @@ import (
 type devices struct {
 	loader   *modules.Loader
 	listener *uevent.Listener
-	buttons  *power.Buttons
+	buttons  *power.Buttons // nil in stage 1
 	loaded   []string
 	changed  bool // modules came, or failed to, since watch last looked
 }
@@ -125,7 +125,7 @@ func (d *devices) next(wait time.Duration) (more bool, err error) {
 	d.load(e["MODALIAS"])
 	// The kernel announces each module that is live, whoever loaded it.
 	d.changed = d.changed || e["SUBSYSTEM"] == "module"
-	if e["SUBSYSTEM"] == "input" {
+	if e["SUBSYSTEM"] == "input" && d.buttons != nil {
 		d.buttons.Scan()
 	}
 	return true, nil

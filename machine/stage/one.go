@@ -64,23 +64,37 @@ func one(s *start) error {
 	if err != nil {
 		return err
 	}
-	if err := drivers(list); err != nil {
+	loader, err := drivers(list)
+	if err != nil {
 		return err
 	}
 	s.done(console.F("release", list.Release), console.F("memory", memory()>>20))
 
 	s.begin("layers")
+	attach := imageLayer
 	total := int64(0)
 	for _, y := range list.Layers {
-		if err := verify(y); err != nil {
-			return err
-		}
 		total += y.Size
 	}
-	s.done(console.F("count", len(list.Layers)), console.F("bytes", total))
+	fields := []console.Field{console.F("count", len(list.Layers)), console.F("bytes", total)}
+	if list.OnBoot() {
+		found, err := findLayers(s.args, list, loader)
+		if err != nil {
+			return err
+		}
+		attach = found.mount
+		fields = append(fields, console.F("from", "boot"), console.F("slot", found.slot), console.F("on", found.partition.Name))
+	} else {
+		for _, y := range list.Layers {
+			if err := verify(y); err != nil {
+				return err
+			}
+		}
+	}
+	s.done(fields...)
 
 	s.begin("root")
-	from, err := stack(list)
+	from, err := stack(list, attach)
 	if err != nil {
 		return err
 	}
@@ -130,31 +144,32 @@ func readList(root fs.FS) (*layers.List, error) {
 	return list, nil
 }
 
-// drivers loads what the layers are mounted with, unless the kernel has it.
-func drivers(list *layers.List) error {
+// drivers loads what the layers are mounted with, unless the kernel has it. The
+// loader is nil if there was nothing to load.
+func drivers(list *layers.List) (*modules.Loader, error) {
 	var names []string
 	if !mount.Known("squashfs") {
 		names = append(names, "squashfs")
 	}
-	if _, err := os.Stat("/dev/loop-control"); err != nil {
+	if _, err := os.Stat("/dev/loop-control"); err != nil && !list.OnBoot() {
 		names = append(names, "loop")
 	}
 	if len(list.Layers) > 1 && !mount.Known("overlay") {
 		names = append(names, "overlay")
 	}
-	if len(names) == 0 {
-		return nil
+	if len(names) == 0 && !list.OnBoot() {
+		return nil, nil
 	}
 	loader, err := modules.Open(modules.Directory("/", list.Release), nil)
 	if err != nil {
-		return truncated(err)
+		return nil, truncated(err)
 	}
 	for _, n := range names {
 		if err := loader.Load(n, ""); err != nil {
-			return err
+			return nil, err
 		}
 	}
-	return nil
+	return loader, nil
 }
 
 func verify(y layers.Layer) error {
@@ -175,15 +190,18 @@ func verify(y layers.Layer) error {
 	return nil
 }
 
+// imageLayer mounts a layer of the initramfs on a directory.
+func imageLayer(y layers.Layer, dir string) error { return mount.Image("/"+y.Path, dir) }
+
 // stack mounts the layers on newRoot and returns which extensions the kernel
 // modules outside of the base come from.
-func stack(list *layers.List) (origins, error) {
+func stack(list *layers.List, attach func(y layers.Layer, dir string) error) (origins, error) {
 	from := origins{Modules: map[string]string{}, Files: map[string]string{}}
 	if err := os.MkdirAll(newRoot, 0o755); err != nil {
 		return from, err
 	}
 	if len(list.Layers) == 1 {
-		return from, mount.Image("/"+list.Layers[0].Path, newRoot)
+		return from, attach(list.Layers[0], newRoot)
 	}
 	var dirs []string
 	for i, y := range list.Layers {
@@ -191,7 +209,7 @@ func stack(list *layers.List) (origins, error) {
 		if err := os.MkdirAll(dir, 0o755); err != nil {
 			return from, err
 		}
-		if err := mount.Image("/"+y.Path, dir); err != nil {
+		if err := attach(y, dir); err != nil {
 			return from, err
 		}
 		dirs = append(dirs, dir)
