@@ -56,7 +56,7 @@ func One() {
 		// the machine too.
 		_ = os.WriteFile("/proc/sys/kernel/panic", []byte(strconv.Itoa(defaultPanic)), 0o644)
 		return nil
-	}, one)
+	}, (*start).arm, one)
 }
 
 func one(s *start) error {
@@ -67,7 +67,7 @@ func one(s *start) error {
 	if err := drivers(list); err != nil {
 		return err
 	}
-	s.done(console.F("release", list.Release), console.F("memory", memory()>>20))
+	s.done(append(s.watched(), console.F("release", list.Release), console.F("memory", memory()>>20))...)
 
 	s.begin("layers")
 	total := int64(0)
@@ -76,6 +76,7 @@ func one(s *start) error {
 			return err
 		}
 		total += y.Size
+		s.watchdog.Renew()
 	}
 	s.done(console.F("count", len(list.Layers)), console.F("bytes", total))
 
@@ -91,6 +92,7 @@ func one(s *start) error {
 		return err
 	}
 	env := []string{"PATH=/usr/bin:/usr/sbin", "HOME=/", "TERM=linux"}
+	env = append(env, s.leave()...)
 	return &os.PathError{Op: "exec", Path: nextInit, Err: unix.Exec(nextInit, []string{nextInit}, env)}
 }
 
