@@ -19,8 +19,7 @@ import (
 	"bytes"
 	"errors"
 	"fmt"
-	"strings"
-	"unicode"
+	"io"
 
 	"github.com/kilnhq/kiln/imager/ext4"
 	"github.com/kilnhq/kiln/imager/extent"
@@ -44,61 +43,6 @@ const (
 // step is how much is discarded or zeroed at a time, in bytes.
 const step = 1 << 30
 
-// Parts are what is to be erased.
-type Parts struct{ State, Ephemeral bool }
-
-// ErrParts is wrapped by Parse's errors.
-var ErrParts = errors.New("invalid request to reset")
-
-// Parse reads words: "ephemeral", "state" and "all", with commas or white space
-// between them. There must be one at least.
-func Parse(s string) (Parts, error) {
-	var p Parts
-	for _, word := range strings.FieldsFunc(s, func(r rune) bool { return r == ',' || unicode.IsSpace(r) }) {
-		switch word {
-		case "ephemeral":
-			p.Ephemeral = true
-		case "state":
-			p.State = true
-		case "all":
-			p = Parts{true, true}
-		default:
-			return Parts{}, fmt.Errorf("%w %q: want ephemeral, state or all", ErrParts, shorten(s))
-		}
-	}
-	if p == (Parts{}) {
-		return p, fmt.Errorf("%w %q: want ephemeral, state or all", ErrParts, shorten(s))
-	}
-	return p, nil
-}
-
-// shorten bounds what an error quotes.
-func shorten(s string) string {
-	const most = 40
-	if len(s) > most {
-		return s[:most] + "…"
-	}
-	return s
-}
-
-// String returns what Parse reads, or "" for nothing.
-func (p Parts) String() string {
-	switch p {
-	case Parts{true, true}:
-		return "all"
-	case Parts{State: true}:
-		return "state"
-	case Parts{Ephemeral: true}:
-		return "ephemeral"
-	}
-	return ""
-}
-
-// Union returns what p or q has.
-func (p Parts) Union(q Parts) Parts {
-	return Parts{p.State || q.State, p.Ephemeral || q.Ephemeral}
-}
-
 // labels are the partitions' labels, in the order in which they are erased.
 func (p Parts) labels() []string {
 	var l []string
@@ -120,31 +64,14 @@ type Disk interface {
 	Zero(off, n int64) error
 }
 
-// A Resetter erases partitions of one disk.
-type Resetter struct {
-	disk  Disk
-	table *gpt.Table
-	meta  meta.Device
-	size  int64 // of META
-}
-
-// Open finds the partitions of a disk of size bytes.
-func Open(disk Disk, size int64) (*Resetter, error) {
-	table, err := gpt.Read(disk, size)
-	if err != nil {
-		return nil, err
-	}
+// Requested returns what META of a disk of size bytes asks for. It fails with
+// ErrParts if that is not understood, and as meta.Locate and meta.Read do.
+func Requested(disk io.ReaderAt, size int64) (Parts, error) {
 	place, err := meta.Locate(disk, size)
 	if err != nil {
-		return nil, err
+		return Parts{}, err
 	}
-	return &Resetter{disk, table, meta.Section(disk, place.Offset, place.Size), place.Size}, nil
-}
-
-// Requested returns what META asks for. It fails with ErrParts if that is not
-// understood, and as meta.Read does.
-func (r *Resetter) Requested() (Parts, error) {
-	contents, err := meta.Read(r.meta, r.size)
+	contents, err := meta.Read(io.NewSectionReader(disk, place.Offset, place.Size), place.Size)
 	if err != nil {
 		return Parts{}, err
 	}
@@ -166,17 +93,21 @@ type Options struct {
 	Alive func()          // called now and then; may be nil
 }
 
-// Run makes META ask for p, erases the partitions, makes new file systems in
-// them, and removes the request from META. When it returns without an error
-// everything is on the medium; otherwise there may be anything in the partitions,
-// and META asks for them still. META that is damaged is left as it is; nothing
-// remembers p then.
+// Run makes META of a disk of size bytes ask for p, erases the partitions, makes
+// new file systems in them, and removes the request from META. When it returns
+// without an error everything is on the medium; otherwise there may be anything in
+// the partitions, and META asks for them still. META that is damaged is left as it
+// is; nothing remembers p then.
 //
 // The labels in kept are of partitions that could not be discarded: what they had
 // beyond the new file system may still be on the medium, though no file has it.
-func (r *Resetter) Run(p Parts, o Options) (kept []string, err error) {
+func Run(disk Disk, size int64, p Parts, o Options) (kept []string, err error) {
 	if o.Alive == nil {
 		o.Alive = func() {}
+	}
+	r, err := open(disk, size)
+	if err != nil {
+		return nil, err
 	}
 	var parts []gpt.Partition
 	for _, label := range p.labels() {
@@ -199,7 +130,7 @@ func (r *Resetter) Run(p Parts, o Options) (kept []string, err error) {
 		}
 	}
 	o.Alive()
-	if err := r.disk.Sync(); err != nil {
+	if err := disk.Sync(); err != nil {
 		return nil, fmt.Errorf("erase %v: %w", p, err)
 	}
 	if err := r.request(nil); err != nil {
@@ -208,8 +139,28 @@ func (r *Resetter) Run(p Parts, o Options) (kept []string, err error) {
 	return kept, nil
 }
 
+// resetter erases partitions of one disk.
+type resetter struct {
+	disk  Disk
+	table *gpt.Table
+	meta  meta.Device
+	size  int64 // of META
+}
+
+func open(disk Disk, size int64) (*resetter, error) {
+	table, err := gpt.Read(disk, size)
+	if err != nil {
+		return nil, err
+	}
+	place, err := meta.Locate(disk, size)
+	if err != nil {
+		return nil, err
+	}
+	return &resetter{disk, table, meta.Section(disk, place.Offset, place.Size), place.Size}, nil
+}
+
 // request changes the request in META; nil removes it.
-func (r *Resetter) request(value []byte) error {
+func (r *resetter) request(value []byte) error {
 	contents, err := meta.Read(r.meta, r.size)
 	if errors.Is(err, meta.ErrDamaged) {
 		return nil
@@ -230,7 +181,7 @@ func (r *Resetter) request(value []byte) error {
 	return meta.Write(r.meta, v)
 }
 
-func (r *Resetter) find(label string) (gpt.Partition, error) {
+func (r *resetter) find(label string) (gpt.Partition, error) {
 	var found []gpt.Partition
 	for _, p := range r.table.Partitions {
 		if p.Size > 0 && p.Name == label {
@@ -244,7 +195,7 @@ func (r *Resetter) find(label string) (gpt.Partition, error) {
 }
 
 // erase reports whether the device could be told to forget the partition.
-func (r *Resetter) erase(p gpt.Partition, o Options) (discarded bool, err error) {
+func (r *resetter) erase(p gpt.Partition, o Options) (discarded bool, err error) {
 	fs, err := fileSystem(p, o)
 	if err != nil {
 		return false, err

@@ -70,18 +70,14 @@ func newDisk(t *testing.T, v meta.Values) *powercut.Disk {
 
 // run does what a node does at its start.
 func run(disk *powercut.Disk, argument Parts) (Parts, error) {
-	r, err := Open(disk, disk.Size())
-	if err != nil {
-		return Parts{}, err
-	}
-	p, err := r.Requested()
+	p, err := Requested(disk, disk.Size())
 	if err != nil {
 		return p, err
 	}
 	if p = p.Union(argument); p == (Parts{}) {
 		return p, nil
 	}
-	_, err = r.Run(p, Options{UUID: uuids(), Time: 1e9})
+	_, err = Run(disk, disk.Size(), p, Options{UUID: uuids(), Time: 1e9})
 	return p, err
 }
 
@@ -251,12 +247,8 @@ func TestFault(t *testing.T) {
 // A device that cannot discard is told of, one that cannot zero is an error.
 func TestNoDiscard(t *testing.T) {
 	disk := newDisk(t, meta.Values{})
-	r, err := Open(plain{disk}, disk.Size())
-	if err != nil {
-		t.Fatal(err)
-	}
 	alive := 0
-	kept, err := r.Run(Parts{State: true}, Options{UUID: uuids(), Alive: func() { alive++ }})
+	kept, err := Run(plain{disk}, disk.Size(), Parts{State: true}, Options{UUID: uuids(), Alive: func() { alive++ }})
 	if err != nil || len(kept) != 1 || kept[0] != State || alive < 3 {
 		t.Errorf("kept %v, %v, alive %d times", kept, err, alive)
 	}
@@ -278,11 +270,7 @@ func TestDamagedMeta(t *testing.T) {
 	if _, err := run(disk, Parts{}); !errors.Is(err, meta.ErrDamaged) {
 		t.Errorf("got %v, want %v", err, meta.ErrDamaged)
 	}
-	r, err := Open(disk, disk.Size())
-	if err != nil {
-		t.Fatal(err)
-	}
-	if _, err := r.Run(Parts{Ephemeral: true}, Options{UUID: uuids()}); err != nil {
+	if _, err := Run(disk, disk.Size(), Parts{Ephemeral: true}, Options{UUID: uuids()}); err != nil {
 		t.Error(err)
 	}
 	empty(t, Ephemeral, content(disk.Bytes(), ephemeralAt))
@@ -307,15 +295,11 @@ func TestErrors(t *testing.T) {
 		"ephemeral": "0 partitions have the label EPHEMERAL, want one; nothing is erased",
 		"all":       "2 partitions have the label STATE, want one; nothing is erased",
 	} {
-		r, err := Open(disk, disk.Size())
-		if err != nil {
-			t.Fatal(err)
-		}
 		p, err := Parse(label)
 		if err != nil {
 			t.Fatal(err)
 		}
-		if _, err := r.Run(p, Options{UUID: uuids()}); err == nil || err.Error() != want {
+		if _, err := Run(disk, disk.Size(), p, Options{UUID: uuids()}); err == nil || err.Error() != want {
 			t.Errorf("%s: %v, want %s", label, err, want)
 		}
 	}

@@ -18,6 +18,7 @@ import (
 	"github.com/kilnhq/kiln/machine/mount"
 	"github.com/kilnhq/kiln/machine/power"
 	"github.com/kilnhq/kiln/machine/uevent"
+	"github.com/kilnhq/kiln/machine/watchdog"
 )
 
 // devices loads drivers for the devices that are there and that come.
@@ -25,16 +26,17 @@ type devices struct {
 	loader   *modules.Loader
 	listener *uevent.Listener
 	buttons  *power.Buttons // nil in stage 1
+	watchdog *watchdog.Keeper
 	loaded   []string
 	changed  bool // modules came, or failed to, since watch last looked
 }
 
-func newDevices(loader *modules.Loader, buttons *power.Buttons) (*devices, error) {
+func newDevices(loader *modules.Loader, buttons *power.Buttons, dog *watchdog.Keeper) (*devices, error) {
 	listener, err := uevent.Listen()
 	if err != nil {
 		return nil, err
 	}
-	return &devices{loader: loader, listener: listener, buttons: buttons}, nil
+	return &devices{loader: loader, listener: listener, buttons: buttons, watchdog: dog}, nil
 }
 
 // coldplug loads drivers for all devices in sysfs, then for those that the
@@ -95,6 +97,9 @@ func (d *devices) load(modalias string) {
 	loaded, err := d.loader.LoadAlias(modalias)
 	d.loaded = append(d.loaded, loaded...)
 	d.changed = d.changed || len(loaded) > 0 || err != nil
+	if len(loaded) > 0 {
+		d.watchdog.Renew() // some drivers take their time
+	}
 	if err != nil {
 		log("device %s: %v", modalias, err)
 	}
@@ -131,10 +136,12 @@ func (d *devices) next(wait time.Duration) (more bool, err error) {
 	return true, nil
 }
 
-// watch handles events for ever, and calls f when there are new modules.
+// watch handles events for ever, and calls f when there are new modules. It is
+// what keeps the watchdog alive.
 func (d *devices) watch(f func()) error {
 	for {
-		if _, err := d.next(-1); err != nil {
+		d.watchdog.Renew()
+		if _, err := d.next(d.watchdog.Interval()); err != nil {
 			return err
 		}
 		if err := d.settle(); err != nil {

@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"io"
 	"os"
+	"time"
 
 	"github.com/kilnhq/kiln/machine/console"
 	"github.com/kilnhq/kiln/machine/disk"
@@ -21,6 +22,29 @@ func (s *start) good(d *disk.Disk, slot string) {
 		return
 	}
 	s.done(console.F("slot", slot))
+}
+
+// settling returns a channel to close when the slot is confirmed, if it has to be.
+func (s *start) settling() chan<- struct{} {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	s.settled = make(chan struct{})
+	return s.settled
+}
+
+// settle waits for that, not for ever: who turns a node off as soon as it is up
+// has seen it come up.
+func (s *start) settle() {
+	s.mu.Lock()
+	settled := s.settled
+	s.mu.Unlock()
+	if settled == nil {
+		return
+	}
+	select {
+	case <-settled:
+	case <-time.After(grace):
+	}
 }
 
 func confirm(device, slot string) error {

@@ -56,7 +56,7 @@ func One() {
 		// the machine too.
 		_ = os.WriteFile("/proc/sys/kernel/panic", []byte(strconv.Itoa(defaultPanic)), 0o644)
 		return nil
-	}, one)
+	}, (*start).arm, one)
 }
 
 func one(s *start) error {
@@ -68,7 +68,7 @@ func one(s *start) error {
 	if err != nil {
 		return err
 	}
-	s.done(console.F("release", list.Release), console.F("memory", memory()>>20))
+	s.done(append(s.watched(), console.F("release", list.Release), console.F("memory", memory()>>20))...)
 
 	s.begin("layers")
 	attach := imageLayer
@@ -78,7 +78,7 @@ func one(s *start) error {
 	}
 	fields := []console.Field{console.F("count", len(list.Layers)), console.F("bytes", total)}
 	if list.OnBoot() {
-		found, err := findLayers(s.args, list, loader)
+		found, err := findLayers(s.args, list, loader, s.watchdog)
 		if err != nil {
 			return err
 		}
@@ -89,6 +89,7 @@ func one(s *start) error {
 			if err := verify(y); err != nil {
 				return err
 			}
+			s.watchdog.Renew()
 		}
 	}
 	s.done(fields...)
@@ -105,6 +106,7 @@ func one(s *start) error {
 		return err
 	}
 	env := []string{"PATH=/usr/bin:/usr/sbin", "HOME=/", "TERM=linux"}
+	env = append(env, s.leave()...)
 	return &os.PathError{Op: "exec", Path: nextInit, Err: unix.Exec(nextInit, []string{nextInit}, env)}
 }
 

@@ -24,6 +24,7 @@ import (
 	"github.com/kilnhq/kiln/machine/console"
 	"github.com/kilnhq/kiln/machine/mount"
 	"github.com/kilnhq/kiln/machine/power"
+	"github.com/kilnhq/kiln/machine/watchdog"
 )
 
 // Kernel arguments that init knows.
@@ -32,6 +33,9 @@ const (
 	argSlot     = "kiln.slot"     // A or B, from a boot loader without EFI variables
 	argPanic    = "kiln.panic"    // seconds from a failure to the restart, as the kernel's panic=
 	argPowerOff = "kiln.poweroff" // "ready": turn off when the node is up
+	argReset    = "kiln.reset"    // what to erase: "ephemeral", "state" or "all"
+	argWatchdog = "kiln.watchdog" // seconds that a stage may take, or "off"
+	argHang     = "kiln.hang"     // stage to stop at, to try the watchdog
 )
 
 // Where a node keeps its data.
@@ -60,6 +64,10 @@ const (
 // defaultPanic is how long a failure stays on the console, in seconds.
 const defaultPanic = 10
 
+// ending is how long the machine may take to turn off before the watchdog does:
+// what is not yet on disks may be much, and they slow.
+const ending = 10 * time.Minute
+
 // InInitramfs reports whether the root is the kernel's initial file system.
 func InInitramfs() bool {
 	var s unix.Statfs_t
@@ -71,20 +79,23 @@ func InInitramfs() bool {
 
 // A start is the state of one stage.
 type start struct {
-	console *console.Console
-	args    cmdline.Args
-	mu      sync.Mutex
-	stage   string    // under way
-	ending  sync.Once // failure or shutdown
+	console  *console.Console
+	args     cmdline.Args
+	watchdog *watchdog.Keeper // of dog; nil if there is none
+	dog      *watchdog.Device
+	mu       sync.Mutex
+	stage    string        // under way
+	ending   sync.Once     // failure or shutdown
+	settled  chan struct{} // nil, then open from before ready until the slot is confirmed
 }
 
-// run opens the console, runs f and turns its error or panic into a failure.
-// prepare mounts what is needed for that; its error is reported like f's.
-func run(first string, prepare func() error, f func(*start) error) {
+// run opens the console, arms the watchdog, runs f and turns its error or panic
+// into a failure. prepare mounts what is needed for that; its error is reported
+// like f's.
+func run(first string, prepare func() error, arm func(*start), f func(*start) error) {
 	err := prepare()
 	device := console.OpenDevice("/dev/console", "/dev/kmsg")
-	s := &start{console: console.New(device, console.SinceKernelStart)}
-	s.begin(first)
+	s := &start{console: console.New(device, console.SinceKernelStart), stage: first}
 	if line, err := os.ReadFile("/proc/cmdline"); err == nil {
 		s.args = cmdline.Parse(string(line))
 	}
@@ -92,6 +103,8 @@ func run(first string, prepare func() error, f func(*start) error) {
 		if err != nil {
 			return err
 		}
+		arm(s)
+		s.begin(first)
 		return f(s)
 	})
 	select {}
@@ -126,11 +139,21 @@ func where(stack []byte) string {
 
 func (s *start) begin(stage string) {
 	s.mu.Lock()
-	defer s.mu.Unlock()
 	s.stage = stage
+	s.mu.Unlock()
+	s.watchdog.Renew()
+	if at, ok := s.args.Get(argHang); ok && at == stage {
+		s.console.Note(fmt.Sprintf("%s=%s: the start stops here, and nothing keeps the watchdog alive", argHang, stage))
+		for {
+			time.Sleep(time.Hour)
+		}
+	}
 }
 
-func (s *start) done(fields ...console.Field) { s.console.Stage(s.stage, fields...) }
+func (s *start) done(fields ...console.Field) {
+	s.console.Stage(s.stage, fields...)
+	s.watchdog.Renew()
+}
 
 // fail reports the error and restarts the machine. It does not return.
 func (s *start) fail(err error) {
@@ -140,9 +163,13 @@ func (s *start) fail(err error) {
 		s.mu.Unlock()
 		s.console.Failed(stage, err)
 		wait, forever := panicTime(s.args)
+		if forever { // somebody wants to look
+			_ = s.watchdog.Stop()
+		}
 		for forever {
 			time.Sleep(time.Hour)
 		}
+		s.watchdog.Last(wait + ending)
 		time.Sleep(wait)
 		unix.Sync()
 		_ = mount.DetachAll(stateDir, ephemeralDir)

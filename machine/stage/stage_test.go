@@ -14,6 +14,7 @@ import (
 
 	"github.com/kilnhq/kiln/machine/cmdline"
 	"github.com/kilnhq/kiln/machine/layers"
+	"github.com/kilnhq/kiln/machine/reset"
 )
 
 func TestPanicTime(t *testing.T) {
@@ -30,6 +31,42 @@ func TestPanicTime(t *testing.T) {
 		wait, forever := panicTime(cmdline.Parse(line))
 		if wait != want.wait || forever != want.forever {
 			t.Errorf("%q: got %v, %v; want %v", line, wait, forever, want)
+		}
+	}
+}
+
+func TestPatience(t *testing.T) {
+	for line, want := range map[string]struct {
+		patience time.Duration
+		err      string
+	}{
+		"":                    {2 * time.Minute, ""},
+		"kiln.watchdog=5":     {5 * time.Second, ""},
+		"kiln.watchdog=off":   {0, ""},
+		"kiln.watchdog=65535": {65535 * time.Second, ""},
+		"kiln.watchdog=65536": {2 * time.Minute, "kernel argument kiln.watchdog=65536: want 1 to 65535 seconds or off; it is 120"},
+		"kiln.watchdog=0":     {2 * time.Minute, "kernel argument kiln.watchdog=0: want 1 to 65535 seconds or off; it is 120"},
+		"kiln.watchdog":       {2 * time.Minute, "kernel argument kiln.watchdog=: want 1 to 65535 seconds or off; it is 120"},
+	} {
+		got, err := (&start{args: cmdline.Parse(line)}).patience()
+		if text := fmt.Sprint(err); got != want.patience || err == nil && want.err != "" || err != nil && text != want.err {
+			t.Errorf("%q: %v, %v; want %v, %s", line, got, err, want.patience, want.err)
+		}
+	}
+}
+
+func TestAnnounce(t *testing.T) {
+	all := reset.Parts{State: true, Ephemeral: true}
+	for _, tt := range []struct {
+		parts, argument reset.Parts
+		want            string
+	}{
+		{all, reset.Parts{}, "disk vda: erasing all, with the machine configuration and the identity on STATE, as META asks"},
+		{all, all, "disk vda: erasing all, with the machine configuration and the identity on STATE, as the kernel argument kiln.reset asks, at each start with it"},
+		{reset.Parts{Ephemeral: true}, reset.Parts{}, "disk vda: erasing ephemeral, as META asks"},
+	} {
+		if got := announce("vda", tt.parts, tt.argument); got != tt.want {
+			t.Errorf("got %s\nwant %s", got, tt.want)
 		}
 	}
 }

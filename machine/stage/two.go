@@ -44,7 +44,7 @@ const (
 
 // Two is stage 2. It does not return.
 func Two() {
-	run("mounts", func() error { return nil }, two)
+	run("mounts", func() error { return nil }, (*start).inherit, two)
 }
 
 func two(s *start) error {
@@ -61,7 +61,7 @@ func two(s *start) error {
 	if err != nil {
 		return err
 	}
-	s.done()
+	s.done(s.watched()...)
 
 	s.begin("devices")
 	asked, err := askedFor(list, os.DirFS("/"), from)
@@ -73,7 +73,7 @@ func two(s *start) error {
 		return err
 	}
 	inventory := &inventory{loader: loader, config: config, from: from.Modules, asked: asked}
-	devices, err := newDevices(loader, power.NewButtons(requests))
+	devices, err := newDevices(loader, power.NewButtons(requests), s.watchdog)
 	if err != nil {
 		return err
 	}
@@ -112,6 +112,11 @@ func two(s *start) error {
 			s.fit(d)
 		}
 		s.done(console.F("name", name), console.F("guid", d.GUID))
+		if onDisk {
+			if err := s.reset(d); err != nil {
+				return err
+			}
+		}
 	} else {
 		s.done(console.F("name", name))
 	}
@@ -139,6 +144,7 @@ func two(s *start) error {
 	if uefi {
 		firmware = "uefi"
 	}
+	settled := s.settling()
 	s.console.Ready(console.F("version", list.Kiln), console.F("release", list.Release), console.F("slot", slot),
 		console.F("firmware", firmware), console.F("disk", name), console.F("state", stateOn),
 		console.F("ephemeral", ephemeralOn), console.F("config", configFrom(stateDir, runDir)), console.F("extensions", extensions(list)),
@@ -147,9 +153,11 @@ func two(s *start) error {
 	if onDisk && slot != "" {
 		s.good(d, slot)
 	}
+	close(settled)
 	if v, _ := s.args.Get(argPowerOff); v == "ready" {
 		requests <- power.Request{Action: power.Off, Reason: argPowerOff + "=ready"}
 	}
+	s.begin("watch")
 	return devices.watch(func() {
 		if _, err := inventory.update(s.console, modulesFile, true); err != nil {
 			log("%v", err)
@@ -162,6 +170,8 @@ func two(s *start) error {
 func (s *start) obey(requests <-chan power.Request) error {
 	r := <-requests
 	s.ending.Do(func() {
+		s.watchdog.Last(ending)
+		s.settle()
 		s.console.Stage("shutdown", console.F("action", r.Action), console.F("reason", r.Reason))
 		s.console.Failed("shutdown", power.Do(r.Action, grace, stateDir, ephemeralDir))
 	})

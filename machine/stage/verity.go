@@ -20,6 +20,7 @@ import (
 	"github.com/kilnhq/kiln/machine/layers"
 	"github.com/kilnhq/kiln/machine/modules"
 	"github.com/kilnhq/kiln/machine/mount"
+	"github.com/kilnhq/kiln/machine/watchdog"
 )
 
 // bootLabel is that of the partition with the layers.
@@ -40,13 +41,13 @@ type diskLayers struct {
 // findLayers loads drivers until there is a disk with the file that the list
 // describes, in the slot that the boot loader names or, if it names none, in any.
 // BOOT is read, and not mounted.
-func findLayers(args cmdline.Args, list *layers.List, loader *modules.Loader) (*diskLayers, error) {
+func findLayers(args cmdline.Args, list *layers.List, loader *modules.Loader, dog *watchdog.Keeper) (*diskLayers, error) {
 	for i, name := range verityModules {
 		if err := loader.Load(name, ""); err != nil && i > 0 {
 			return nil, err
 		}
 	}
-	d, err := newDevices(loader, nil)
+	d, err := newDevices(loader, nil, dog)
 	if err != nil {
 		return nil, err
 	}
