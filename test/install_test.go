@@ -24,7 +24,9 @@ import (
 )
 
 // A loop is a block device, and the file behind it.
-type loop struct{ device, file string }
+type loop struct {
+	device, file string // no device if it was detached
+}
 
 // newLoop makes a device of size bytes, all zeros, that is gone when the test ends.
 func newLoop(t testing.TB, size int64, flags ...string) *loop {
@@ -53,13 +55,22 @@ func attach(t testing.TB, file string, flags ...string) *loop {
 	for start := time.Now(); ; time.Sleep(100 * time.Millisecond) {
 		out, err := exec.Command(losetup, append(flags, "--find", "--show", file)...).CombinedOutput()
 		if err == nil {
-			device := strings.TrimSpace(string(out))
-			t.Cleanup(func() { run(t, losetup, "--detach", device) })
-			return &loop{device, file}
+			l := &loop{strings.TrimSpace(string(out)), file}
+			t.Cleanup(func() { l.detach(t) })
+			return l
 		}
 		if time.Since(start) > time.Minute {
 			t.Fatalf("losetup: %v\n%s", err, out)
 		}
+	}
+}
+
+// detach leaves the file alone, and the device to others.
+func (l *loop) detach(t testing.TB) {
+	t.Helper()
+	if l.device != "" {
+		run(t, oracle.Tool(t, "losetup"), "--detach", l.device)
+		l.device = ""
 	}
 }
 
@@ -149,6 +160,7 @@ func (b *bench) install(args ...string) []string {
 // Onto a device, as root and without a container. What was there is refused
 // first, then overwritten, and its traces are gone.
 func TestInstallDevice(t *testing.T) {
+	t.Parallel()
 	b, disk := newBench(t), newLoop(t, 3<<30)
 	run(t, oracle.Tool(t, "mke2fs"), "-q", "-t", "ext4", "-L", "precious", disk.device)
 	before := disk.digest(t)
@@ -170,31 +182,33 @@ func TestInstallDevice(t *testing.T) {
 		t.Errorf("sgdisk -v: %s", out)
 	}
 	sound(t, disk.file)
+	disk.detach(t)
 	boots(t, disk.file, 512, vm.BIOS)
 }
 
 // Onto a file, by anybody. With the same instance the file is the same.
 func TestInstallFile(t *testing.T) {
+	t.Parallel()
 	b := newBench(t)
 	config := b.file(t, "config.yaml", []byte("installed: on a file\n"))
 	var sums []string
 	var file string
 	for range 2 {
-		file = sparse(t, 1<<30)
+		file = sparse(t, 512<<20)
 		b.succeeds(t, b.install("--disk", file, "--config", config, "--instance", "0b0f1f57-6b43-4f4d-9a6c-6a4a2f1f0c11")...)
 		sums = append(sums, digest(t, file))
 	}
 	if sums[0] != sums[1] {
 		t.Error("the same installation makes two different disks")
 	}
-	other := sparse(t, 1<<30)
+	other := sparse(t, 512<<20)
 	b.succeeds(t, b.install("--disk", other, "--config", config)...)
 	if ids := func(f string) string { return run(t, oracle.Tool(t, "blkid"), "-p", "-s", "PTUUID", "-o", "value", f) }; ids(file) == ids(other) {
 		t.Error("two disks with the same identifier")
 	}
 	holdsConfig(t, file, 512, "installed: on a file\n")
 	sound(t, file)
-	t.Run("boot", func(t *testing.T) { boots(t, file, 512, vm.UEFI) })
+	boots(t, file, 512, vm.UEFI)
 }
 
 // What is compressed for the installation stays until it is written, also where
@@ -236,6 +250,7 @@ func TestInstallDamagedBase(t *testing.T) {
 
 // Disks with sectors of 4096 bytes get a layout for these, which only UEFI boots.
 func TestInstallLargeSectors(t *testing.T) {
+	t.Parallel()
 	b, disk := newBench(t), newLoop(t, 3<<30, "--sector-size", "4096")
 	config := b.file(t, "config.yaml", []byte("sectors: large\n"))
 	b.succeeds(t, b.install("--disk", disk.device, "--config", config)...)
@@ -247,6 +262,7 @@ func TestInstallLargeSectors(t *testing.T) {
 	if got := strings.Join(labels, " "); got != "EFI META STATE EPHEMERAL" {
 		t.Errorf("partitions %s, want those for UEFI only", got)
 	}
+	disk.detach(t)
 	boots(t, disk.file, 4096, vm.UEFI)
 }
 
@@ -328,13 +344,15 @@ func TestInstallRefuses(t *testing.T) {
 
 // TestInstallKeeps installs over a system that has been used.
 func TestInstallKeeps(t *testing.T) {
+	t.Parallel()
 	b, disk := newBench(t), newLoop(t, 2<<30)
 	b.succeeds(t, b.install("--disk", disk.device, "--config", b.file(t, "config.yaml", []byte("installed: first\n")))...)
+	disk.detach(t)
 	ctx, m := start(t, vm.Config{Image: disk.file, Firmware: vm.UEFI})
 	ready(t, ctx, m)
 	shutdown(t, ctx, m)
 	m.Stop()
-	dropCache(t, disk)
+	disk = attach(t, disk.file)
 
 	debugfs := oracle.Tool(t, "debugfs")
 	kept := map[string]string{"STATE": "identity\n", "EPHEMERAL": strings.Repeat("containers\n", 1000)}
@@ -366,21 +384,8 @@ func TestInstallKeeps(t *testing.T) {
 	if out := b.succeeds(t, "inspect", disk.file); strings.Count(out, "installed=again") != 2 {
 		t.Errorf("the argument of the new system is not in both boot entries:\n%s", out)
 	}
+	disk.detach(t)
 	boots(t, disk.file, 512, vm.BIOS)
-}
-
-// dropCache makes the device forget what it has cached of its file, which was
-// written by another way.
-func dropCache(t *testing.T, l *loop) {
-	t.Helper()
-	f, err := os.Open(l.device)
-	if err != nil {
-		t.Fatal(err)
-	}
-	defer f.Close()
-	if err := unix.IoctlSetInt(int(f.Fd()), unix.BLKFLSBUF, 0); err != nil {
-		t.Fatal(err)
-	}
 }
 
 // An installation that is interrupted leaves a disk that is clearly none, and can

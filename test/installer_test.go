@@ -187,6 +187,7 @@ func TestInstallerImage(t *testing.T) {
 	if testing.Short() {
 		t.Skip("SKIPPED: boots machines")
 	}
+	t.Parallel()
 	d := startDocker(t)
 	archive := filepath.Join(t.TempDir(), "kiln.tar")
 	run(t, oracle.Artifact(t, "KILN_BIN"), "build", "installer", "--base", oracle.Artifact(t, "KILN_BASE"),
@@ -244,6 +245,7 @@ func TestInstallerImage(t *testing.T) {
 		t.Errorf("the server was asked for %q", asked)
 	}
 	disk.holds(t, second)
+	disk.detach(t)
 	boots(t, disk.file, 512, vm.BIOS, vm.UEFI)
 }
 
