@@ -168,7 +168,7 @@ fuzz: ## fuzz every parser for FUZZTIME
 .PHONY: bench
 bench: fixtures ## measure against the tools there are: cp, qemu-img, xorriso, zstd, mksquashfs, depmod, veritysetup
 	$(test_env) go test -run '^$$' -bench . -benchtime 1x -timeout 40m -p 1 ./test ./rootfs/squashfs ./kernel/depmod \
-		./imager/qcow2 ./imager/vmdk ./imager/vhd ./imager/vhdx ./imager/compress ./imager/iso ./imager/verity
+		./imager/qcow2 ./imager/vmdk ./imager/vhd ./imager/vhdx ./imager/compress ./imager/iso ./imager/verity ./imager/install
 
 .PHONY: clean
 clean: ## remove everything that was downloaded and built
