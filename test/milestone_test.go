@@ -38,6 +38,9 @@ func parseMilestone(line string) (m milestone, ok bool, err error) {
 	rest := line[at+len("kiln: "):]
 	m.fields = map[string]string{}
 	if word, after, found := strings.Cut(rest, " "); found && !strings.Contains(word, "=") {
+		if !slices.Contains([]string{"module", "note", "ready", "failed"}, word) {
+			return m, false, nil // GRUB's choice of a slot, for one
+		}
 		m.word, rest = word, after
 	}
 	for rest != "" {
