@@ -235,9 +235,9 @@ func TestBootAssets(t *testing.T) {
 	for _, name := range []string{"vmlinuz", "initramfs"} {
 		run(t, grub, file, "cp", "(loop0,gpt3)/A/"+name, at(name))
 	}
-	config := run(t, grub, file, "cat", "(loop0,gpt3)/grub/grub.cfg")
+	config := run(t, grub, file, "cat", "(loop0,gpt3)/A/slot.cfg")
 	if !strings.Contains(config, "/A/vmlinuz") || !strings.Contains(config, "/A/initramfs") || !strings.Contains(config, "kiln.slot=A") {
-		t.Errorf("grub.cfg:\n%s", config)
+		t.Errorf("slot.cfg:\n%s", config)
 	}
 	// What systemd-boot starts.
 	efi := carve(t, file, parts.find(t, "EFI"))
@@ -253,8 +253,8 @@ func TestBootAssets(t *testing.T) {
 		}
 	}
 	cmdline := strings.TrimRight(string(read(t, at("uki.cmdline"))), "\x00\n")
-	if !strings.Contains(strings.ReplaceAll(config, "'", ""), cmdline+"\n") {
-		t.Errorf("grub.cfg does not have the UKI's command line %q:\n%s", cmdline, config)
+	if !strings.Contains(strings.ReplaceAll(config, "'", ""), cmdline+"; then\n") {
+		t.Errorf("slot.cfg does not have the UKI's command line %q:\n%s", cmdline, config)
 	}
 
 	layers := unpack(t, dir, read(t, at("initramfs")))
