@@ -69,6 +69,9 @@ var firmwares = []vm.Firmware{vm.BIOS, vm.UEFI}
 // comesUp starts the disk, wants the slot, and turns the machine off.
 func comesUp(t *testing.T, disk string, f vm.Firmware, slot string) {
 	t.Helper()
+	if testing.Short() {
+		t.Skip("SKIPPED: boots machines")
+	}
 	t.Run("slot "+slot, func(t *testing.T) {
 		ctx, m := start(t, vm.Config{Image: disk, Firmware: f, Bus: vm.AHCI})
 		if up := ready(t, ctx, m); up.fields["slot"] != slot {
