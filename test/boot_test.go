@@ -23,28 +23,24 @@ import (
 // patience is for one boot, on a machine that does other things as well.
 const patience = 4 * time.Minute
 
-// running bounds the machines that run at a time.
-var running = make(chan struct{}, 2)
-
-// start starts a machine, which is gone when the test ends.
+// start starts a machine, which is gone when the test ends. How many run at a time
+// is up to go test -parallel: a bound here made tests wait for each other for ever
+// that start a second machine after their first.
 func start(t *testing.T, c vm.Config) (context.Context, *vm.Machine) {
 	t.Helper()
 	if testing.Short() {
 		t.Skip("SKIPPED: boots machines")
 	}
 	oracle.Tool(t, "qemu-system-x86_64")
-	running <- struct{}{}
 	ctx, cancel := context.WithTimeout(context.Background(), patience)
 	m, err := vm.Start(ctx, c, nil)
 	if err != nil {
 		cancel()
-		<-running
 		t.Fatal(err)
 	}
 	t.Cleanup(func() {
 		m.Stop()
 		cancel()
-		<-running
 		if t.Failed() {
 			t.Logf("console:\n%s", m.Console())
 		}
