@@ -204,7 +204,7 @@ func (f *installFlags) compose(ctx context.Context, r *progress.Reporter, dev *b
 	if name == "" {
 		name = "metal"
 	}
-	p, err := loadProfile(name, f.set)
+	p, err := f.load(name, "")
 	if err != nil {
 		return nil, nil, err
 	}
