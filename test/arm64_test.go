@@ -200,5 +200,7 @@ func TestARM64Refused(t *testing.T) {
 	amd64 := oracle.Artifact(t, "KILN_EXTENSION")
 	b.fails(t, refused, []string{"for linux/amd64, want linux/arm64"}, "build", "metal", "--base", b.base, "--extension", amd64)
 	b.fails(t, refused, []string{"for linux/amd64, want linux/arm64"}, "extension", "check", "--base", b.base, amd64)
+	disk := copySparse(t, oracle.Artifact(t, "KILN_IMAGE"))
+	b.fails(t, refused, []string{"slot B: EFI: the disk boots machines of another architecture: it has no EFI/BOOT/BOOTAA64.EFI"}, "upgrade", "--disk", disk, "--base", b.base)
 	run(t, b.kiln, "extension", "check", "--base", b.base, "--profile", "metal", "--strict", b.extension)
 }
