@@ -129,7 +129,7 @@ func outputPath(img *imager.Image, output, format string, several bool) (string,
 }
 
 func write(ctx context.Context, c *cobra.Command, r *progress.Reporter, img *imager.Image, format, output string, sidecars bool) error {
-	bar := r.Bar("write "+output, img.Size(format, output != "-"))
+	bar := r.Bar("write "+output, img.Size(ctx, format, output != "-"))
 	if output == "-" {
 		err := img.WriteTo(ctx, os.Stdout, format, bar.Add)
 		bar.Done(err)

@@ -29,6 +29,7 @@ type volume struct {
 	tables    [2]int64      // where the two path tables are
 	files     []*tree.Inode // that have content of their own, in the order of the tree
 	places    map[*tree.Inode]int64
+	shared    map[*tree.Inode]within // those of them that are stored elsewhere
 	efi       int64
 	end       int64 // where the volume ends
 }
@@ -61,7 +62,7 @@ func Build(t *tree.Tree, opts Options) (*extent.Map, error) {
 	if err := opts.check(); err != nil {
 		return nil, err
 	}
-	v := &volume{tree: t, opts: opts, links: map[*tree.Inode]uint32{}, serials: map[*tree.Inode]uint32{}, places: map[*tree.Inode]int64{}}
+	v := &volume{tree: t, opts: opts, links: map[*tree.Inode]uint32{}, serials: map[*tree.Inode]uint32{}, places: map[*tree.Inode]int64{}, shared: map[*tree.Inode]within{}}
 	v.collectInodes()
 	next := int64(catalogSector)
 	if opts.bootable() {
@@ -193,9 +194,9 @@ func (v *volume) dirSize(d *dir) int64 {
 
 // placeFiles places everything else, from a sector on.
 func (v *volume) placeFiles(next int64) error {
-	shared := v.sharedFiles()
+	v.share()
 	for _, ino := range v.files {
-		if _, ok := shared[ino]; !ok {
+		if _, ok := v.shared[ino]; !ok {
 			v.places[ino] = next
 			next += sectors(ino.Size())
 		}
@@ -207,9 +208,9 @@ func (v *volume) placeFiles(next int64) error {
 	if v.opts.EFI != nil {
 		v.efi = v.end
 		v.end = extent.Align(v.efi+sectors(v.opts.EFI.Size()), partitionAlign)
-		for ino, at := range shared {
-			v.places[ino] = v.efi + at
-		}
+	}
+	for ino := range v.shared {
+		v.places[ino] = v.place(ino)
 	}
 	if v.end > maxSectors {
 		return unsupported("a volume of %d sectors of %d bytes, at most %d", v.end, SectorSize, int64(maxSectors))
@@ -217,20 +218,53 @@ func (v *volume) placeFiles(next int64) error {
 	return nil
 }
 
-// sharedFiles returns the files that are in the EFI system partition as well,
-// and in which of its sectors they begin.
-func (v *volume) sharedFiles() map[*tree.Inode]int64 {
-	shared := map[*tree.Inode]int64{}
-	efi, ok := v.opts.EFI.(*extent.Map)
-	if !ok {
-		return shared
+// within is where a file lies in something else.
+type within struct {
+	host *tree.Inode // another file; nil is the EFI system partition
+	at   int64       // in sectors
+}
+
+// place returns the sector that a file begins at. A host is larger than what is
+// in it, so that there is an end.
+func (v *volume) place(ino *tree.Inode) int64 {
+	in, ok := v.shared[ino]
+	switch {
+	case !ok:
+		return v.places[ino]
+	case in.host == nil:
+		return v.efi + in.at
 	}
+	return v.place(in.host) + in.at
+}
+
+// share finds the files that are in the EFI system partition as well, or within
+// another file, at the beginning of a sector.
+func (v *volume) share() {
+	find := func(ino, host *tree.Inode, m *extent.Map) bool {
+		at := m.Index(ino.Content)
+		if at < 0 || at%SectorSize != 0 {
+			return false
+		}
+		v.shared[ino] = within{host, at / SectorSize}
+		return true
+	}
+	hosts := map[*tree.Inode]*extent.Map{}
 	for _, ino := range v.files {
-		if at := efi.Index(ino.Content); at >= 0 && at%SectorSize == 0 {
-			shared[ino] = at / SectorSize
+		if m, ok := ino.Content.(*extent.Map); ok && len(m.Extents()) > 1 {
+			hosts[ino] = m
 		}
 	}
-	return shared
+	efi, _ := v.opts.EFI.(*extent.Map)
+	for _, ino := range v.files {
+		if efi != nil && find(ino, nil, efi) {
+			continue
+		}
+		for _, host := range v.files {
+			if m := hosts[host]; m != nil && host.Size() > ino.Size() && find(ino, host, m) {
+				break
+			}
+		}
+	}
 }
 
 // partitionAlign is what the ends of partitions and of the image are multiples
@@ -273,8 +307,8 @@ func (v *volume) build() (*extent.Map, error) {
 	}
 	put(v.restAt, extent.Bytes(v.rest.data))
 	for _, ino := range v.files {
-		if at := v.places[ino]; v.efi == 0 || at < v.efi {
-			put(at, ino.Content)
+		if _, ok := v.shared[ino]; !ok {
+			put(v.places[ino], ino.Content)
 		}
 	}
 	if v.opts.EFI != nil {
