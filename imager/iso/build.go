@@ -1,6 +1,7 @@
 package iso
 
 import (
+	"cmp"
 	"fmt"
 	"io/fs"
 	"path"
@@ -209,8 +210,11 @@ func (v *volume) placeFiles(next int64) error {
 		v.efi = v.end
 		v.end = extent.Align(v.efi+sectors(v.opts.EFI.Size()), partitionAlign)
 	}
-	for ino := range v.shared {
-		v.places[ino] = v.place(ino)
+	for ino, in := range v.shared {
+		v.places[ino] = v.efi + in.at
+		if in.host != nil {
+			v.places[ino] = v.places[in.host] + in.at
+		}
 	}
 	if v.end > maxSectors {
 		return unsupported("a volume of %d sectors of %d bytes, at most %d", v.end, SectorSize, int64(maxSectors))
@@ -220,21 +224,8 @@ func (v *volume) placeFiles(next int64) error {
 
 // within is where a file lies in something else.
 type within struct {
-	host *tree.Inode // another file; nil is the EFI system partition
+	host *tree.Inode // another file, which is in none; nil is the EFI system partition
 	at   int64       // in sectors
-}
-
-// place returns the sector that a file begins at. A host is larger than what is
-// in it, so that there is an end.
-func (v *volume) place(ino *tree.Inode) int64 {
-	in, ok := v.shared[ino]
-	switch {
-	case !ok:
-		return v.places[ino]
-	case in.host == nil:
-		return v.efi + in.at
-	}
-	return v.place(in.host) + in.at
 }
 
 // share finds the files that are in the EFI system partition as well, or within
@@ -248,24 +239,32 @@ func (v *volume) share() {
 		v.shared[ino] = within{host, at / SectorSize}
 		return true
 	}
-	hosts := map[*tree.Inode]*extent.Map{}
-	for _, ino := range v.files {
-		if m, ok := ino.Content.(*extent.Map); ok && len(m.Extents()) > 1 {
-			hosts[ino] = m
-		}
+	type host struct {
+		inode   *tree.Inode
+		content *extent.Map
 	}
+	var hosts []host
 	efi, _ := v.opts.EFI.(*extent.Map)
-	for _, ino := range v.files {
+	// Nothing is within what is smaller, nor a host within another.
+	bySize := slices.Clone(v.files)
+	slices.SortStableFunc(bySize, func(a, b *tree.Inode) int { return cmp.Compare(b.Size(), a.Size()) })
+	for _, ino := range bySize {
 		if efi != nil && find(ino, nil, efi) {
 			continue
 		}
-		for _, host := range v.files {
-			if m := hosts[host]; m != nil && host.Size() > ino.Size() && find(ino, host, m) {
-				break
+		within := slices.ContainsFunc(hosts, func(h host) bool { return find(ino, h.inode, h.content) })
+		if !within && ino.Size() >= worthSharing {
+			m := extent.New(ino.Size())
+			if m.Put(0, ino.Content) == nil {
+				hosts = append(hosts, host{ino, m})
 			}
 		}
 	}
 }
+
+// worthSharing is from how many bytes on a file is looked into for others: an
+// image may have very many small ones.
+const worthSharing = 1 << 20
 
 // partitionAlign is what the ends of partitions and of the image are multiples
 // of, as usual on disks: 1 MiB.

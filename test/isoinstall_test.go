@@ -1,0 +1,111 @@
+//go:build linux
+
+package test
+
+import (
+	"path/filepath"
+	"regexp"
+	"slices"
+	"strings"
+	"testing"
+
+	"github.com/kilnhq/kiln/imager/vm"
+	"github.com/kilnhq/kiln/internal/oracle"
+)
+
+var installLine = regexp.MustCompile(`(^|\] )kiln: stage=install `)
+
+// An ISO image whose kernel arguments say so installs onto a disk, whatever it was
+// started as, and the disk boots from either firmware.
+func TestISOInstall(t *testing.T) {
+	const config = "installed: from an ISO image\n"
+	b := newBench(t)
+	file := b.file(t, "config.yaml", []byte(config))
+	medium := func(t *testing.T, args ...string) string {
+		iso := filepath.Join(t.TempDir(), "metal.iso")
+		command := []string{"build", "iso", "--base", b.base, "--extension", b.extension, "--config", file, "--output", iso}
+		for _, a := range args {
+			command = append(command, "--kernel-arg", a)
+		}
+		b.succeeds(t, command...)
+		return iso
+	}
+	for _, tt := range []struct {
+		name string
+		args []string
+		vm   vm.Config
+		want map[string]string
+		boot vm.Firmware
+	}{
+		{"bios/cdrom", []string{"kiln.install.disk=\"size >= 2GB && transport == `virtio` && !removable\""},
+			vm.Config{Firmware: vm.BIOS, Bus: vm.CDROM}, map[string]string{"disk": "/dev/vda", "from": "sr0", "then": "poweroff"}, vm.UEFI},
+		// QEMU ends when this machine restarts.
+		{"uefi/disk", []string{"kiln.install.disk=/dev/vda", "kiln.install.force", "kiln.install.then=reboot", "kiln.install.platform=kvm"},
+			vm.Config{Firmware: vm.UEFI, Bus: vm.AHCI}, map[string]string{"disk": "/dev/vda", "from": "sda", "then": "reboot"}, vm.BIOS},
+	} {
+		t.Run(tt.name, func(t *testing.T) {
+			t.Parallel()
+			disk := sparse(t, 3<<30)
+			if slices.Contains(tt.args, "kiln.install.force") {
+				run(t, oracle.Tool(t, "mke2fs"), "-q", "-t", "ext4", disk)
+			}
+			tt.vm.Image, tt.vm.Disks = medium(t, tt.args...), []string{disk}
+			before := digest(t, tt.vm.Image)
+			ctx, m := start(t, tt.vm)
+			line, err := m.Wait(ctx, installLine, failedLine)
+			if err != nil {
+				t.Fatal(err)
+			}
+			got, _, err := parseMilestone(line)
+			if err != nil || got.word != "" {
+				t.Fatalf("%s, %v", line, err)
+			}
+			for key, want := range tt.want {
+				if got.fields[key] != want {
+					t.Errorf("installed with %s=%s, want %s", key, got.fields[key], want)
+				}
+			}
+			if err := m.WaitOff(ctx); err != nil {
+				t.Fatal(err)
+			}
+			m.Stop()
+			if digest(t, tt.vm.Image) != before {
+				t.Error("the medium was written to")
+			}
+			holdsConfig(t, disk, 512, config)
+			sound(t, disk)
+			boots(t, disk, 512, tt.boot)
+		})
+	}
+	// Without force a disk that holds anything stays as it is, and the machine does
+	// not start over and over.
+	t.Run("refused", func(t *testing.T) {
+		t.Parallel()
+		disk := sparse(t, 512<<20)
+		run(t, oracle.Tool(t, "mke2fs"), "-q", "-t", "ext4", "-L", "precious", disk)
+		before := digest(t, disk)
+		ctx, m := start(t, vm.Config{Image: medium(t, "kiln.install.disk=/dev/vda"), Bus: vm.CDROM, Disks: []string{disk}})
+		line, err := m.Wait(ctx, installLine, failedLine)
+		if err != nil {
+			t.Fatal(err)
+		}
+		got, _, err := parseMilestone(line)
+		if err != nil || got.word != "failed" || got.fields["stage"] != "install" {
+			t.Fatalf("%s, %v", line, err)
+		}
+		for _, want := range []string{"/dev/vda: not empty: it holds ext4", `"precious"`, "kiln.install.force"} {
+			if !strings.Contains(got.fields["error"], want) {
+				t.Errorf("error %q, want %q in it", got.fields["error"], want)
+			}
+		}
+		if err := m.Powerdown(ctx); err != nil {
+			t.Fatal(err)
+		}
+		if err := m.WaitOff(ctx); err != nil {
+			t.Fatal(err)
+		}
+		if digest(t, disk) != before {
+			t.Error("the disk is not what it was")
+		}
+	})
+}
