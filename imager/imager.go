@@ -47,7 +47,7 @@ type Request struct {
 	// derive from it, too. A machine with two disks must find the right one.
 	Instance string
 
-	// Tool is kiln itself, for installer images.
+	// Tool is kiln itself, for installer and ISO images.
 	Tool extent.Source
 
 	Strict  bool   // refuse what Check only warns of
