@@ -15,21 +15,46 @@ import (
 
 var installLine = regexp.MustCompile(`(^|\] )kiln: stage=install `)
 
+// iso is an ISO image with a machine configuration and kernel arguments.
+func (b *bench) iso(t *testing.T, config string, args ...string) string {
+	t.Helper()
+	iso := filepath.Join(t.TempDir(), "metal.iso")
+	command := []string{"build", "iso", "--base", b.base, "--extension", b.extension,
+		"--config", b.file(t, "config.yaml", []byte(config)), "--output", iso}
+	for _, a := range args {
+		command = append(command, "--kernel-arg", a)
+	}
+	b.succeeds(t, command...)
+	return iso
+}
+
+// What is in an ISO image can be installed wherever it is mounted, also as another
+// platform's; nothing is written into it, and nothing compressed anew.
+func TestISODirectory(t *testing.T) {
+	const config = "installed: from a directory\n"
+	b := newBench(t)
+	iso := b.iso(t, config, "kiln.install.disk=/dev/sda", "given=1")
+	dir := filepath.Join(t.TempDir(), "kiln")
+	run(t, oracle.Tool(t, "xorriso"), "-no_rc", "-osirrox", "on", "-indev", iso, "-extract", "/kiln", dir)
+	before := run(t, oracle.Tool(t, "find"), dir, "-type", "f", "-printf", "%p %s %T@\n")
+	disk := sparse(t, 512<<20)
+	b.succeeds(t, "install", "--source", dir, "--disk", disk, "--platform", "kvm")
+	holdsConfig(t, disk, 512, config)
+	sound(t, disk)
+	if out := run(t, b.kiln, "inspect", disk); !strings.Contains(out, "given=1") || !strings.Contains(out, "kiln.platform=nocloud") || strings.Contains(out, "kiln.install") {
+		t.Errorf("want given=1, the platform of kvm and no kiln.install in\n%s", out)
+	}
+	if after := run(t, oracle.Tool(t, "find"), dir, "-type", "f", "-printf", "%p %s %T@\n"); after != before {
+		t.Errorf("the source was\n%sand is\n%s", before, after)
+	}
+}
+
 // An ISO image whose kernel arguments say so installs onto a disk, whatever it was
 // started as, and the disk boots from either firmware.
 func TestISOInstall(t *testing.T) {
 	const config = "installed: from an ISO image\n"
 	b := newBench(t)
-	file := b.file(t, "config.yaml", []byte(config))
-	medium := func(t *testing.T, args ...string) string {
-		iso := filepath.Join(t.TempDir(), "metal.iso")
-		command := []string{"build", "iso", "--base", b.base, "--extension", b.extension, "--config", file, "--output", iso}
-		for _, a := range args {
-			command = append(command, "--kernel-arg", a)
-		}
-		b.succeeds(t, command...)
-		return iso
-	}
+	medium := func(t *testing.T, args ...string) string { return b.iso(t, config, args...) }
 	for _, tt := range []struct {
 		name string
 		args []string

@@ -1,6 +1,7 @@
 package main
 
 import (
+	"cmp"
 	"context"
 	"errors"
 	"fmt"
@@ -212,6 +213,11 @@ func (f *installFlags) compose(ctx context.Context, r *progress.Reporter, dev *b
 	if err != nil {
 		return nil, nil, err
 	}
+	if f.platform != "" && f.profile != "" {
+		if err := f.inherit(p); err != nil {
+			return nil, nil, err
+		}
+	}
 	f.arch = p.Arch
 	fitDevice(p, dev)
 	if len(f.keep) > 0 {
@@ -235,6 +241,22 @@ func (f *installFlags) compose(ctx context.Context, r *progress.Reporter, dev *b
 		return nil, nil, err
 	}
 	return img, done, nil
+}
+
+// inherit takes what another platform does not change from the profile of what is
+// installed: for which architecture it is, and the machine configuration.
+func (f *installFlags) inherit(p *profiles.Profile) error {
+	own, err := profiles.Load(f.profile)
+	if err != nil {
+		return err
+	}
+	if own.Arch != p.Arch {
+		if err := p.SetArch(own.Arch); err != nil {
+			return usageError{fmt.Errorf("--platform %s: %w", f.platform, err)}
+		}
+	}
+	p.MachineConfig = cmp.Or(p.MachineConfig, own.MachineConfig)
+	return nil
 }
 
 // fitDevice makes p a profile for the device: what platforms want of the sizes
