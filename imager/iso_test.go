@@ -137,6 +137,10 @@ func TestISOArguments(t *testing.T) {
 	if args := config.Entries[0].Args; !strings.HasSuffix(args, want) || !strings.Contains(args, " kiln.install.disk=/dev/sda ") {
 		t.Errorf("the ISO image boots with %q, want it to end in %q", args, want)
 	}
+	data, err := i.Describe(&Artifact{Format: "iso"})
+	if err != nil || !strings.Contains(string(data), want+`"`) {
+		t.Errorf("%v, or no %q in %s", err, want, data)
+	}
 }
 
 // A program that cannot install is told of once, or refused.
