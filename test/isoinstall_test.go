@@ -19,8 +19,10 @@ var installLine = regexp.MustCompile(`(^|\] )kiln: stage=install `)
 func (b *bench) iso(t *testing.T, config string, args ...string) string {
 	t.Helper()
 	iso := filepath.Join(t.TempDir(), "metal.iso")
-	command := []string{"build", "iso", "--base", b.base, "--extension", b.extension,
-		"--config", b.file(t, "config.yaml", []byte(config)), "--output", iso}
+	command := []string{"build", "iso", "--base", b.base, "--config", b.file(t, "config.yaml", []byte(config)), "--output", iso}
+	if b.extension != "" {
+		command = append(command, "--extension", b.extension)
+	}
 	for _, a := range args {
 		command = append(command, "--kernel-arg", a)
 	}
@@ -54,19 +56,21 @@ func TestISODirectory(t *testing.T) {
 func TestISOInstall(t *testing.T) {
 	const config = "installed: from an ISO image\n"
 	b := newBench(t)
-	medium := func(t *testing.T, args ...string) string { return b.iso(t, config, args...) }
+	// Debian's cloud kernel has no driver for USB.
+	usb := &bench{kiln: b.kiln, base: oracle.Artifact(t, "KILN_BASE_GENERIC"), dir: t.TempDir()}
 	for _, tt := range []struct {
 		name string
+		from *bench
 		args []string
 		vm   vm.Config
 		want map[string]string
 		boot vm.Firmware
 	}{
-		{"bios/cdrom", []string{"kiln.install.disk=\"size >= 2GB && transport == `virtio` && !removable\""},
+		{"bios/cdrom", b, []string{"kiln.install.disk=\"size >= 2GB && transport == `virtio` && !removable\""},
 			vm.Config{Firmware: vm.BIOS, Bus: vm.CDROM}, map[string]string{"disk": "/dev/vda", "from": "sr0", "then": "poweroff"}, vm.UEFI},
 		// QEMU ends when this machine restarts.
-		{"uefi/disk", []string{"kiln.install.disk=/dev/vda", "kiln.install.force", "kiln.install.then=reboot", "kiln.install.platform=kvm"},
-			vm.Config{Firmware: vm.UEFI, Bus: vm.AHCI}, map[string]string{"disk": "/dev/vda", "from": "sda", "then": "reboot"}, vm.BIOS},
+		{"uefi/usb", usb, []string{"kiln.install.disk=/dev/vda", "kiln.install.force", "kiln.install.then=reboot", "kiln.install.platform=kvm"},
+			vm.Config{Firmware: vm.UEFI, Bus: vm.USB}, map[string]string{"disk": "/dev/vda", "from": "sda", "then": "reboot"}, vm.BIOS},
 	} {
 		t.Run(tt.name, func(t *testing.T) {
 			t.Parallel()
@@ -74,7 +78,7 @@ func TestISOInstall(t *testing.T) {
 			if slices.Contains(tt.args, "kiln.install.force") {
 				run(t, oracle.Tool(t, "mke2fs"), "-q", "-t", "ext4", disk)
 			}
-			tt.vm.Image, tt.vm.Disks = medium(t, tt.args...), []string{disk}
+			tt.vm.Image, tt.vm.Disks = tt.from.iso(t, config, tt.args...), []string{disk}
 			before := digest(t, tt.vm.Image)
 			ctx, m := start(t, tt.vm)
 			line, err := m.Wait(ctx, installLine, failedLine)
@@ -109,7 +113,7 @@ func TestISOInstall(t *testing.T) {
 		disk := sparse(t, 512<<20)
 		run(t, oracle.Tool(t, "mke2fs"), "-q", "-t", "ext4", "-L", "precious", disk)
 		before := digest(t, disk)
-		ctx, m := start(t, vm.Config{Image: medium(t, "kiln.install.disk=/dev/vda"), Bus: vm.CDROM, Disks: []string{disk}})
+		ctx, m := start(t, vm.Config{Image: b.iso(t, config, "kiln.install.disk=/dev/vda"), Bus: vm.CDROM, Disks: []string{disk}})
 		line, err := m.Wait(ctx, installLine, failedLine)
 		if err != nil {
 			t.Fatal(err)
