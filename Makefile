@@ -115,11 +115,12 @@ installer: extension ## build out/kiln.installer.tar, an image for 'docker load'
 # What the tests take from the environment, see internal/oracle and test.
 test_env = KILN_REQUIRE_ORACLES=1 KILN_BIN=$(abspath $(KILN)) KILN_BASE=$(abspath $(BASE)) \
 	KILN_EXTENSION=$(abspath $(EXTENSION)) KILN_IMAGE=$(abspath $(IMAGE)) KILN_IMAGE_4K=$(abspath $(IMAGE_4K)) \
-	KILN_BASE_GENERIC=$(abspath $(BASE_GENERIC)) KILN_TEST_DEBS=$(abspath $(DEBS)) KILN_TEST_KERNELS=$(abspath $(OUT)/kernels/cloud):$(abspath $(OUT)/kernels/generic)
+	KILN_BASE_GENERIC=$(abspath $(BASE_GENERIC)) KILN_TEST_DEBS=$(abspath $(DEBS)) KILN_TEST_XEN=$(abspath $(OUT)/xen) KILN_TEST_KERNELS=$(abspath $(OUT)/kernels/cloud):$(abspath $(OUT)/kernels/generic)
 
 .PHONY: fixtures
 fixtures: compose image-4k
 	@ARCH=$(ARCH) rootfs/userland/fetch.sh $(DEBS) generic
+	@rootfs/userland/fetch.sh $(OUT)/xen xen
 	@for f in cloud="$(kernel_cloud)" generic="$(kernel_generic)"; do \
 		dir=$(OUT)/kernels/$${f%%=*} deb=$${f#*=}; \
 		if [[ $$(cat $$dir.unpacked 2>/dev/null) == "$$deb" ]]; then continue; fi; \
@@ -153,7 +154,8 @@ test-unprivileged:
 	fi
 
 .PHONY: test-full
-test-full: test ## run all tests, race detector and fuzzing included
+test-full: test_env += KILN_TEST_FULL=1
+test-full: test ## run all tests, the slow boots, race detector and fuzzing included
 	CGO_ENABLED=1 $(test_env) go test -count=1 -timeout 40m -short -race ./...
 	@$(MAKE) --no-print-directory fuzz
 

@@ -28,6 +28,12 @@ const patience = 4 * time.Minute
 // that start a second machine after their first.
 func start(t *testing.T, c vm.Config) (context.Context, *vm.Machine) {
 	t.Helper()
+	return startWithin(t, patience, c)
+}
+
+// startWithin starts a machine that has another time to do all it does.
+func startWithin(t *testing.T, patience time.Duration, c vm.Config) (context.Context, *vm.Machine) {
+	t.Helper()
 	if testing.Short() {
 		t.Skip("SKIPPED: boots machines")
 	}

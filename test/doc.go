@@ -9,6 +9,8 @@
 //	KILN_EXTENSION   an extension of it that loads the module wireguard
 //	KILN_IMAGE       profile metal with the extension
 //	KILN_IMAGE_4K    profile metal-4k with the extension
+//	KILN_TEST_XEN    Debian packages of a Xen host
 //
-// Without that the tests are skipped, and say so.
+// Without that the tests are skipped, and say so. Boots that take minutes are only
+// tested if KILN_TEST_FULL is 1, as with 'make test-full'.
 package test
