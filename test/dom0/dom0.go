@@ -35,15 +35,18 @@ var programs = []string{
 	"usr/lib/xen-*/bin/xl", "usr/lib/xen-*/bin/libxl-save-helper", "usr/lib/xen-*/bin/xen-init-dom0",
 	"usr/lib/xen-*/bin/xenconsole", "usr/lib/xen-*/bin/xenconsoled", "usr/lib/xen-*/bin/xenstored",
 	"usr/bin/xenstore-read", "usr/bin/xenstore-write", "usr/bin/xenstore-exists",
-	"usr/libexec/xen-qemu-system-i386",   // HVM guests' devices
 	"lib/x86_64-linux-gnu/libgcc_s.so.1", // is opened when a thread is cancelled
 }
 
 // further is what else they read.
 var further = []string{
 	"etc/xen/xl.conf", "usr/lib/xen-*/boot/*", "usr/lib/grub-xen/grub-i386-xen_pvh.bin",
-	"usr/share/qemu/keymaps/*", "usr/share/seabios/vgabios-stdvga.bin", "usr/share/seabios/vgabios-cirrus.bin",
 }
+
+// emulator are HVM guests' devices, and emulated what that reads.
+const emulator = "usr/libexec/xen-qemu-system-i386"
+
+var emulated = []string{"usr/share/qemu/keymaps/*", "usr/share/seabios/vgabios-stdvga.bin", "usr/share/seabios/vgabios-cirrus.bin"}
 
 // modules are the host's drivers: its side of those that the guests have, and of
 // its own disks.
@@ -52,14 +55,25 @@ var modules = []string{
 	"xen_blkback", "xen_netback", "bridge", "tun",
 }
 
-// Build returns the host's initramfs: of the packages in the files debs, the drivers
-// of kernel k, and files by their names.
-func Build(ctx context.Context, k *kernel.Package, debs []string, files map[string]extent.Source) (*extent.Map, error) {
-	all, err := unpack(ctx, debs)
+// A Host is what the first domain is made of.
+type Host struct {
+	Kernel   *kernel.Package
+	Packages []string                 // files
+	HVM      bool                     // has what takes it to start HVM guests
+	Files    map[string]extent.Source // further ones, by their names
+}
+
+// Build returns the host's initramfs.
+func (h Host) Build(ctx context.Context) (*extent.Map, error) {
+	all, err := unpack(ctx, h.Packages)
 	if err != nil {
 		return nil, err
 	}
 	b := builder{all: all, root: tree.New()}
+	programs, further := programs, further
+	if h.HVM {
+		programs, further = append([]string{emulator}, programs...), slices.Concat(emulated, further)
+	}
 	for _, pattern := range programs {
 		if err := b.each(pattern, b.addELF); err != nil {
 			return nil, err
@@ -70,7 +84,7 @@ func Build(ctx context.Context, k *kernel.Package, debs []string, files map[stri
 			return nil, err
 		}
 	}
-	if err := b.addModules(k); err != nil {
+	if err := b.addModules(h.Kernel); err != nil {
 		return nil, err
 	}
 	for from, to := range map[string]string{"init.sh": "init", "block.sh": "etc/xen/scripts/block", "vif.sh": "etc/xen/scripts/vif-bridge"} {
@@ -82,7 +96,7 @@ func Build(ctx context.Context, k *kernel.Package, debs []string, files map[stri
 			return nil, err
 		}
 	}
-	for name, content := range files {
+	for name, content := range h.Files {
 		if err := b.file(name, content); err != nil {
 			return nil, err
 		}
@@ -107,7 +121,7 @@ func unpack(ctx context.Context, debs []string) (*tree.Tree, error) {
 			return nil, err
 		}
 		t, err := p.Tree(ctx, func(name string) bool {
-			return !strings.HasPrefix(name, "usr/share/") || slices.ContainsFunc(further, func(pattern string) bool {
+			return !strings.HasPrefix(name, "usr/share/") || slices.ContainsFunc(emulated, func(pattern string) bool {
 				ok, _ := path.Match(pattern, name)
 				return ok
 			})
