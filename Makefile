@@ -136,9 +136,11 @@ lint: deps ## check format and correctness of the source
 	@go run $(STATICCHECK) ./...
 	@for s in $$(git ls-files '*.sh' .ci/run test/unprivileged); do bash -n $$s; done
 
+test_timeout = 45m
+
 .PHONY: test
 test: lint fixtures ## run all tests: as this user, and, as root, also as nobody without network
-	$(test_env) go test -count=1 -timeout 45m ./...
+	$(test_env) go test -count=1 -timeout $(test_timeout) ./...
 ifeq ($(shell id -u),0)
 	@$(MAKE) --no-print-directory test-unprivileged
 endif
@@ -155,6 +157,7 @@ test-unprivileged:
 
 .PHONY: test-full
 test-full: test_env += KILN_TEST_FULL=1
+test-full: test_timeout = 90m
 test-full: test ## run all tests, the slow boots, race detector and fuzzing included
 	CGO_ENABLED=1 $(test_env) go test -count=1 -timeout 40m -short -race ./...
 	@$(MAKE) --no-print-directory fuzz
