@@ -150,7 +150,7 @@ lint: deps ## check format and correctness of the source
 	@go run $(STATICCHECK) ./...
 	@for s in $$(git ls-files '*.sh' .ci/run test/unprivileged); do bash -n $$s; done
 
-test_timeout = 45m
+test_timeout = 70m
 
 .PHONY: test
 test: lint fixtures ## run all tests: as this user, and, as root, also as nobody without network

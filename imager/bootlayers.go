@@ -59,6 +59,9 @@ var verityModules = []string{"squashfs", "overlay", "dm_mod", "dm_verity"}
 
 const hashAlias = "crypto-sha256"
 
+// watchdogModule is the watchdog of machines without one, which stage 1 starts.
+const watchdogModule = "softdog"
+
 // diskDrivers are the directories with drivers for disks, and for what they are
 // connected to.
 var diskDrivers = []string{"ata", "block", "hv", "message", "mmc", "nvme", "pci", "scsi", "usb/host", "usb/storage", "virtio", "xen"}
@@ -85,6 +88,9 @@ func bootModules(ctx context.Context, r Request, modules [][]depmod.Module) (*tr
 		if !set.Builtin(n) && len(set.Lookup(n)) == 0 {
 			return nil, refuse("disk.layers: boot needs the kernel module %s, which the base does not have; add it to the recipe, or leave the layers in RAM", n)
 		}
+	}
+	if len(set.Lookup(watchdogModule)) > 0 {
+		names = append(names, watchdogModule)
 	}
 	for _, m := range set.Lookup(hashAlias) {
 		names = append(names, module.Name(m.Path))

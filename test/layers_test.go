@@ -95,6 +95,9 @@ func TestLayersOnBoot(t *testing.T) {
 			}
 			shutdown(t, ctx, m)
 			wantFromBoot(t, m, "A")
+			if !strings.Contains(m.Console(), `watchdog="Software Watchdog"`) {
+				t.Error("nothing watches the start")
+			}
 		})
 	}
 }
