@@ -46,6 +46,8 @@ func TestArguments(t *testing.T) {
 			"-drive if=none,id=disk,format=raw,discard=unmap,file=4k.raw -device nvme,serial=kiln,drive=disk,bootindex=0,logical_block_size=4096,physical_block_size=4096"},
 		{"kernel", Config{Kernel: "vmlinuz", Initrd: "init.cpio", Cmdline: "console=ttyS0 quiet", Firmware: BIOS}, common + devices +
 			"-kernel vmlinuz -initrd init.cpio -append console=ttyS0 quiet"},
+		{"another processor", Config{Kernel: "vmlinuz", Firmware: BIOS, CPU: "max,-smap"},
+			strings.Replace(common, "-cpu max", "-cpu max,-smap", 1) + devices + "-kernel vmlinuz -append "},
 		{"more disks", Config{Kernel: "vmlinuz", Firmware: BIOS, Disks: []string{"x.raw", "y.raw"}, Snapshot: true}, common + devices +
 			"-drive if=none,id=extra0,format=raw,discard=unmap,file=x.raw,snapshot=on -device virtio-blk-pci,drive=extra0 " +
 			"-drive if=none,id=extra1,format=raw,discard=unmap,file=y.raw,snapshot=on -device virtio-blk-pci,drive=extra1 -kernel vmlinuz -append "},

@@ -46,7 +46,7 @@ var further = []string{
 // emulator are HVM guests' devices, and emulated what that reads.
 const emulator = "usr/libexec/xen-qemu-system-i386"
 
-var emulated = []string{"usr/share/qemu/keymaps/*", "usr/share/seabios/vgabios-stdvga.bin", "usr/share/seabios/vgabios-cirrus.bin"}
+var emulated = []string{"usr/share/qemu/keymaps/*", "usr/share/seabios/bios-256k.bin", "usr/share/seabios/vgabios-*.bin", "usr/lib/ipxe/qemu/efi-rtl8139.rom"}
 
 // modules are the host's drivers: its side of those that the guests have, and of
 // its own disks.
