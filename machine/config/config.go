@@ -21,22 +21,24 @@ import (
 const Version = "v1alpha1"
 
 // A Config is a whole machine configuration. What is nil or empty was not said.
+// The type of each field is a kind of document: a pointer if there is one at
+// most, otherwise a list, sorted by the first field, which is their name.
 type Config struct {
-	Hostname     *Hostname
-	Install      *Install
-	Volumes      []Volume
-	Links        []Link
-	Resolver     *Resolver
-	Hosts        *Hosts
-	Time         *Time
-	Kernel       *Kernel
-	Files        []File
-	TrustedRoots []TrustedRoots
-	Registries   []Registry
-	Services     []Service
-	Kubelet      *Kubelet
-	StaticPods   []StaticPod
-	API          *API
+	Hostname     *Hostname      `doc:"Name of the node."`
+	Install      *Install       `doc:"Disk that the node is installed onto when it starts from something else."`
+	Volumes      []Volume       `doc:"Partition of the node's disk."`
+	Links        []Link         `doc:"Network interface."`
+	Resolver     *Resolver      `doc:"How names are looked up."`
+	Hosts        *Hosts         `doc:"Names that need no server."`
+	Time         *Time          `doc:"Where the time comes from."`
+	Kernel       *Kernel        `doc:"Kernel parameters and modules."`
+	Files        []File         `doc:"File below /var."`
+	TrustedRoots []TrustedRoots `doc:"Certificates that programs on the node trust."`
+	Registries   []Registry     `doc:"How a container registry is reached."`
+	Services     []Service      `doc:"Container that the node itself runs."`
+	Kubelet      *Kubelet       `doc:"The node's kubelet."`
+	StaticPods   []StaticPod    `doc:"Pod that the kubelet runs without a cluster."`
+	API          *API           `doc:"The node's identity, and who may talk to it."`
 }
 
 // Hostname names the node.
@@ -56,7 +58,7 @@ type Install struct {
 
 // Volume is a partition of the node's disk.
 type Volume struct {
-	Name    string        `yaml:"name" check:"required" doc:"Label of the partition."`
+	Name    VolumeName    `yaml:"name" check:"required" doc:"Label of the partition."`
 	Damaged DamagedPolicy `yaml:"damaged" check:"default=keep" doc:"What to do with a file system that cannot be repaired: keep it, and do without, or recreate it empty."`
 }
 
@@ -69,8 +71,8 @@ type Link struct {
 	Optional  bool           `yaml:"optional" doc:"The node is up without this link."`
 	MAC       HardwareAddr   `yaml:"mac" doc:"Hardware address to set."`
 	MTU       int            `yaml:"mtu" check:"min=68,max=65535" doc:"Largest packet in bytes; at least 1280 for IPv6."`
-	Addresses []netip.Prefix `yaml:"addresses" doc:"Addresses with their prefix lengths: 192.0.2.10/24."`
-	Routes    []Route        `yaml:"routes" doc:"Routes through this link."`
+	Addresses []netip.Prefix `yaml:"addresses" check:"max=256" doc:"Addresses with their prefix lengths: 192.0.2.10/24."`
+	Routes    []Route        `yaml:"routes" check:"max=1024" doc:"Routes through this link."`
 	DHCP4     bool           `yaml:"dhcp4" doc:"Ask for an IPv4 address (RFC 2131)."`
 	DHCP6     bool           `yaml:"dhcp6" doc:"Ask for an IPv6 address (RFC 8415)."`
 	AcceptRA  bool           `yaml:"acceptRA" check:"default=true" doc:"Take addresses and routes from router advertisements (RFC 4861)."`
@@ -112,7 +114,7 @@ type DHCP struct {
 // Bond is several links that act as one (IEEE 802.1AX, and the kernel's
 // Documentation/networking/bonding.rst).
 type Bond struct {
-	Members          []string       `yaml:"members" check:"required" doc:"Names of the links in it, each with a document of its own."`
+	Members          []string       `yaml:"members" check:"required,max=64" doc:"Names of the links in it, each with a document of its own."`
 	Mode             BondMode       `yaml:"mode" check:"default=active-backup" doc:"How the members are used."`
 	Primary          string         `yaml:"primary" doc:"Member that is used whenever it is up, for active-backup, balance-tlb and balance-alb."`
 	MIIMonitor       Duration       `yaml:"miiMonitor" check:"default=100ms" doc:"How often the members' link state is looked at."`
@@ -134,7 +136,7 @@ type VLAN struct {
 
 // Bridge connects links (IEEE 802.1D).
 type Bridge struct {
-	Members []string `yaml:"members" doc:"Names of the links in it, each with a document of its own."`
+	Members []string `yaml:"members" check:"max=256" doc:"Names of the links in it, each with a document of its own."`
 	STP     bool     `yaml:"stp" doc:"Speak the spanning tree protocol."`
 }
 
@@ -158,7 +160,7 @@ type Host struct {
 // Time is where the time comes from (NTP, RFC 5905).
 type Time struct {
 	Disabled bool     `yaml:"disabled" doc:"Ask no server: something else sets the clock."`
-	Servers  []string `yaml:"servers" doc:"Names or addresses of NTP servers. Without any, those of the platform and of DHCP."`
+	Servers  []string `yaml:"servers" check:"max=16" doc:"Names or addresses of NTP servers. Without any, those of the platform and of DHCP."`
 	BootWait Duration `yaml:"bootWait" check:"default=30s" doc:"How long what needs the right time waits for it when the node starts."`
 }
 
@@ -194,7 +196,7 @@ type TrustedRoots struct {
 // Registry is how a container registry is reached.
 type Registry struct {
 	Name               string        `yaml:"name" check:"required" doc:"Host, and port if any, as in references of images; * is any that has no document."`
-	Mirrors            []Mirror      `yaml:"mirrors" doc:"Where to look first, in this order."`
+	Mirrors            []Mirror      `yaml:"mirrors" check:"max=64" doc:"Where to look first, in this order."`
 	NoFallback         bool          `yaml:"noFallback" doc:"Never ask the registry itself."`
 	Auth               *RegistryAuth `yaml:"auth" doc:"Credentials for this host, be it asked as a registry or as a mirror."`
 	CA                 string        `yaml:"ca" doc:"X.509 certificates in PEM that this host's may be issued by, besides those of the image."`
@@ -231,7 +233,7 @@ type Service struct {
 	Ports        []Port            `yaml:"ports" doc:"Ports of the node that lead to it, if it is on the bridge."`
 	WritableRoot bool              `yaml:"writableRoot" doc:"Its root file system can be written to, until it ends."`
 	Privileged   bool              `yaml:"privileged" doc:"All capabilities and devices, and no seccomp filter."`
-	Capabilities []string          `yaml:"capabilities" doc:"Capabilities besides the runtime's default ones: CAP_NET_ADMIN."`
+	Capabilities []string          `yaml:"capabilities" check:"max=64" doc:"Capabilities besides the runtime's default ones: CAP_NET_ADMIN."`
 	Resources    Resources         `yaml:"resources" doc:"What it may use."`
 	Restart      RestartPolicy     `yaml:"restart" check:"default=always" doc:"When to start it again: always, on-failure or never."`
 	WaitFor      WaitFor           `yaml:"waitFor" doc:"What must be there before it starts."`

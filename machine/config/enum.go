@@ -1,5 +1,18 @@
 package config
 
+// VolumeName is the label of a partition.
+type VolumeName string
+
+// Values of VolumeName.
+const (
+	Ephemeral VolumeName = "EPHEMERAL"
+)
+
+// Values returns what it may be.
+func (VolumeName) Values() []string {
+	return []string{string(Ephemeral)}
+}
+
 // DamagedPolicy is what becomes of a damaged file system.
 type DamagedPolicy string
 

@@ -17,7 +17,12 @@ type Secret struct {
 }
 
 // NewSecret returns text as a Secret.
-func NewSecret(text string) Secret { return Secret{&text} }
+func NewSecret(text string) Secret {
+	if text == "" {
+		return Secret{}
+	}
+	return Secret{&text}
+}
 
 // Reveal returns the text.
 func (s Secret) Reveal() string {
@@ -28,7 +33,7 @@ func (s Secret) Reveal() string {
 }
 
 // IsZero reports whether the text is empty.
-func (s Secret) IsZero() bool { return s.Reveal() == "" }
+func (s Secret) IsZero() bool { return s.text == nil }
 
 func (s Secret) shown() string {
 	if s.IsZero() {

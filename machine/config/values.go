@@ -78,4 +78,7 @@ func (m *Mode) UnmarshalText(text []byte) error {
 // MarshalText implements encoding.TextMarshaler.
 func (m Mode) MarshalText() ([]byte, error) { return []byte(m.String()), nil }
 
+// Tags says which scalars of YAML are a Mode.
+func (Mode) Tags() []string { return []string{"!!str", "!!int"} }
+
 func (m Mode) String() string { return fmt.Sprintf("%04o", uint32(m)) }
