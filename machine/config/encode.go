@@ -95,7 +95,8 @@ func (e encoder) field(v reflect.Value, r strictyaml.Rules) *yaml.Node {
 	n := e.node(v)
 	switch {
 	case r.HasDefault:
-		if n.Value == r.Default || v.Kind() == reflect.String && v.Len() == 0 {
+		unset := v.Kind() == reflect.String || v.Kind() == reflect.Int // whose zero is no valid value
+		if n.Value == r.Default || unset && v.IsZero() {
 			return nil
 		}
 	case v.IsZero() || v.Kind() == reflect.Slice && v.Len() == 0 || v.Kind() == reflect.Map && v.Len() == 0:

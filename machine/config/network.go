@@ -15,6 +15,12 @@ const maxLinkName = 15
 // minMTU6 is the least MTU of IPv6 (RFC 8200, section 5).
 const minMTU6 = 1280
 
+// NewLink returns a link with a name of which all else is as if not said.
+func NewLink(name string) Link {
+	return Link{Name: name, AcceptRA: true, DHCP: DHCP{RouteMetric: 1024, ClientID: ClientIDMAC,
+		SendHostname: true, UseDNS: true, UseNTP: true, UseHostname: true, UseRoutes: true}}
+}
+
 // isLinkName reports whether the kernel takes s as the name of an interface, and
 // not as a template for one.
 func isLinkName(s string) bool {
