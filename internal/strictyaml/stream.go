@@ -91,18 +91,24 @@ func (doc *Document) Decode(v any) {
 // is one of that value, of what it is part of, or of a part of it already, it
 // does nothing.
 func (doc *Document) Add(key, format string, args ...any) {
-	s := doc.d.strict
-	if s.below[key] {
+	if doc.Bad(key) {
 		return
 	}
-	for k := key; k != ""; k = parent(k) {
-		if s.bad[k] {
-			return
-		}
-	}
-	s.mark(key)
+	doc.d.strict.mark(key)
 	line, column := doc.At(key)
 	doc.d.add(line, column, "%s%s", prefix(key), fmt.Sprintf(format, args...))
+}
+
+// Bad reports whether there is a problem of the value with a key, of what it is
+// part of, or of a part of it.
+func (doc *Document) Bad(key string) bool {
+	s := doc.d.strict
+	for k := key; k != ""; k = parent(k) {
+		if s.bad[k] {
+			return true
+		}
+	}
+	return s.below[key]
 }
 
 // parent returns the key of what the value with a key is part of.

@@ -137,7 +137,7 @@ func (l *Link) checkRoute(doc *strictyaml.Document, where string, r *Route) {
 		doc.Add(where+".via", "%v is %s, the destination %v %s; want one family", r.Via, family(r.Via), r.To, family(r.To.Addr()))
 	case l.has(r.Via):
 		doc.Add(where+".via", "%v is an address of the link itself, want that of a gateway", r.Via)
-	case !r.OnLink && !l.mayReach(r.Via):
+	case !r.OnLink && !l.mayReach(r.Via) && !doc.Bad("addresses"):
 		doc.Add(where+".via", "%v is in no network of the link's addresses, want one that is, or onLink: true", r.Via)
 	}
 }

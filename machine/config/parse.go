@@ -176,6 +176,28 @@ func tidy(v reflect.Value) {
 	case reflect.Map:
 		if v.Len() == 0 {
 			v.SetZero()
+		} else if o, ok := v.Interface().(Object); ok {
+			for key, value := range o {
+				o[key] = plain(value)
+			}
 		}
 	}
+}
+
+// plain returns v with maps of the type that encoding/json has, where YAML has
+// the type of what they are in.
+func plain(v any) any {
+	switch v := v.(type) {
+	case Object:
+		m := map[string]any{}
+		for key, value := range v {
+			m[key] = plain(value)
+		}
+		return m
+	case []any:
+		for i := range v {
+			v[i] = plain(v[i])
+		}
+	}
+	return v
 }
