@@ -154,6 +154,9 @@ func (d *decoder) wrap(err error) error {
 }
 
 func message(e *yaml.LoadError) string {
+	if strings.HasPrefix(e.Message, "unknown anchor") { // its name may be a secret that begins with *
+		return "an alias without anchor: a value that begins with * needs quotes"
+	}
 	if e.Message != "" {
 		return e.Message
 	}
