@@ -9,6 +9,8 @@ import (
 	"fmt"
 	"io"
 	"net"
+
+	"golang.org/x/sys/unix"
 )
 
 // Client is a Node that asks the Server at a socket. Every call is a connection
@@ -47,17 +49,18 @@ func (c *Client) exchange(ctx context.Context, verb string, args any, data io.Re
 	}
 	defer conn.Close()
 	defer context.AfterFunc(ctx, func() { conn.Close() })()
-	if err := writeFrame(conn, kindRequest, q); err != nil {
+	// A server that refuses may be done before it has read the request.
+	if err := writeFrame(conn, kindRequest, q); err != nil && !errors.Is(err, unix.EPIPE) {
 		return fmt.Errorf("%w: %w", ErrUnreachable, err)
 	}
 	sent := make(chan error, 1)
 	if data != nil {
 		go func() {
 			err := sendData(conn, data)
+			sent <- err
 			if err != nil {
 				conn.Close()
 			}
-			sent <- err
 		}()
 	}
 	for {

@@ -57,7 +57,7 @@ func (s *Server) Serve(ctx context.Context, l *net.UnixListener) error {
 	defer context.AfterFunc(ctx, func() { l.Close() })()
 	var calls sync.WaitGroup
 	defer calls.Wait()
-	ctx, cancel := context.WithCancel(ctx)
+	callCtx, cancel := context.WithCancel(ctx)
 	defer cancel()
 	free := make(chan struct{}, maxCalls)
 	for {
@@ -74,7 +74,7 @@ func (s *Server) Serve(ctx context.Context, l *net.UnixListener) error {
 		}
 		calls.Go(func() {
 			defer conn.Close()
-			s.answer(ctx, conn, free)
+			s.answer(callCtx, conn, free)
 		})
 	}
 }
