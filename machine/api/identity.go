@@ -1,0 +1,80 @@
+//go:build linux
+
+package api
+
+import (
+	"crypto/tls"
+	"crypto/x509"
+	"errors"
+	"fmt"
+	"net"
+	"time"
+
+	"google.golang.org/grpc/credentials"
+
+	"github.com/kilnhq/kiln/machine/control"
+)
+
+// An identity is what the server identifies itself with, and whom it knows.
+type identity struct {
+	maintenance bool
+	clients     *x509.CertPool // CAs of the clients
+	config      *tls.Config
+}
+
+func newIdentity(from control.Identity, now func() time.Time) (*identity, error) {
+	pair, err := tls.X509KeyPair(from.Certificate, from.Key)
+	if err != nil {
+		return nil, fmt.Errorf("the node's certificate: %w", err)
+	}
+	id := &identity{maintenance: from.Maintenance, config: &tls.Config{
+		Certificates:           []tls.Certificate{pair},
+		MinVersion:             tls.VersionTLS13,
+		NextProtos:             []string{"h2"},
+		SessionTicketsDisabled: true, // every connection shows its certificate
+		Time:                   now,
+	}}
+	if id.maintenance {
+		return id, nil
+	}
+	id.clients = x509.NewCertPool()
+	if !id.clients.AppendCertsFromPEM(from.CA) {
+		return nil, errors.New("the clients' CA: no certificate in PEM")
+	}
+	id.config.ClientCAs = id.clients
+	id.config.ClientAuth = tls.RequireAndVerifyClientCert
+	return id, nil
+}
+
+// transport is the credentials of the server: TLS with the identity of the
+// moment.
+type transport struct {
+	credentials.TransportCredentials
+	server *Server
+}
+
+func newTransport(s *Server) credentials.TransportCredentials {
+	return transport{credentials.NewTLS(&tls.Config{
+		MinVersion: tls.VersionTLS13,
+		NextProtos: []string{"h2"},
+		GetConfigForClient: func(*tls.ClientHelloInfo) (*tls.Config, error) {
+			id := s.identity.Load()
+			if id == nil {
+				return nil, errors.New("the node has no identity yet")
+			}
+			return id.config, nil
+		},
+	}), s}
+}
+
+func (t transport) ServerHandshake(conn net.Conn) (net.Conn, credentials.AuthInfo, error) {
+	c, info, err := t.TransportCredentials.ServerHandshake(conn)
+	if err != nil {
+		t.server.log.Warn("a connection was refused", "client", conn.RemoteAddr().String(), "error", err)
+	}
+	return c, info, err
+}
+
+func (t transport) Clone() credentials.TransportCredentials {
+	return transport{t.TransportCredentials.Clone(), t.server}
+}
