@@ -37,6 +37,7 @@ type lane struct {
 	faultRA      error
 	rank         int // order in which links got leases, from 0; -1: none
 	carrier      bool
+	carriers     string              // how often there was one
 	claimed      map[netip.Addr]bool // static addresses that were asked for
 	claimedByOne map[netip.Addr]net.HardwareAddr
 }

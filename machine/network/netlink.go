@@ -267,6 +267,16 @@ func (n *rtnetlink) driver(name string) string {
 	return filepath.Base(to)
 }
 
+// carriers returns how often a link has got a carrier, for one may have gone and
+// come back between two passes.
+func (n *rtnetlink) carriers(name string) string {
+	count, err := os.ReadFile(filepath.Join(sysDir, name, "carrier_up_count"))
+	if err != nil {
+		return ""
+	}
+	return string(count)
+}
+
 // watch sends on changed, which has room for one, whenever links, addresses or
 // routes change, until the context ends.
 func watch(ctx context.Context, changed chan<- struct{}) error {

@@ -324,8 +324,9 @@ func (n *Network) manageLink(k link, w Link) {
 			claimed: map[netip.Addr]bool{}, claimedByOne: map[netip.Addr]net.HardwareAddr{}}
 		n.lanes[k.index] = l
 	}
-	back := k.carrier && !l.carrier
-	l.carrier = k.carrier
+	count := n.kernel.carriers(k.name)
+	back := k.carrier && (!l.carrier || l.carriers != count)
+	l.carrier, l.carriers = k.carrier, count
 	if !k.carrier {
 		return // those that run go on: a lease does not end with a cable
 	}

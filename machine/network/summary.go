@@ -75,6 +75,9 @@ func (n *Network) faults(l *lane, s LinkStatus, w Link) (faults []Fault) {
 		}
 	}
 	for _, addr := range slices.SortedFunc(maps.Keys(l.claimedByOne), netip.Addr.Compare) {
+		if !slices.ContainsFunc(w.Addresses, func(p netip.Prefix) bool { return p.Addr() == addr }) {
+			continue
+		}
 		add(fmt.Sprintf("%s: %v is in use by %v too; find that machine, or take another address", l.name, addr, l.claimedByOne[addr]))
 	}
 	for _, a := range s.Addresses {

@@ -22,8 +22,9 @@ const (
 
 	// requests is how often a REQUEST is sent for one offer.
 	requests = 4
-	// confirms is how often it is sent for an address that we had before.
-	confirms = 2
+	// confirms is how often it is sent for an address that we have: a minute,
+	// for a switch may need half of that to let anything pass.
+	confirms = 5
 	// renewDelay is the least time between two renewals.
 	renewDelay = time.Minute
 	// declineDelay is the wait after a DECLINE, RFC 2131 section 3.1.

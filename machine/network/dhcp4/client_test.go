@@ -330,7 +330,7 @@ func TestConfirm(t *testing.T) {
 		at     time.Duration // of the message after the confirmation
 	}{
 		{"holds", ack, "DISCOVER REQUEST REQUEST REQUEST", 3, 35 * time.Minute},
-		{"silence", 0, "DISCOVER REQUEST REQUEST REQUEST REQUEST", 2, 30 * time.Minute},
+		{"silence", 0, "DISCOVER REQUEST REQUEST REQUEST REQUEST REQUEST REQUEST REQUEST", 2, 30 * time.Minute},
 		{"moved", nak, "DISCOVER REQUEST REQUEST DISCOVER REQUEST", 3, 5 * time.Minute},
 	} {
 		t.Run(c.name, func(t *testing.T) {
@@ -360,7 +360,7 @@ func TestConfirm(t *testing.T) {
 				}
 				next := f.log[3]
 				if c.answer == 0 {
-					next = f.log[4]
+					next = f.log[2+confirms]
 				}
 				if next.at != c.at {
 					t.Errorf("next message at %v, want %v", next.at, c.at)
