@@ -36,7 +36,7 @@ type Device struct {
 	Path   string
 	Parent string // path of the disk that a partition is part of
 	CD     bool
-	Size   int64  // bytes
+	Size   int64 // bytes
 	Open   func() (File, error)
 }
 
