@@ -40,7 +40,12 @@ type Dialer interface {
 func NewClient(d Dialer, roots *x509.CertPool, earliest time.Time) *http.Client {
 	return &http.Client{
 		Transport: &http.Transport{
-			DialContext:            d.DialContext,
+			DialContext: func(ctx context.Context, network, address string) (net.Conn, error) {
+				// Soon enough to try another address.
+				ctx, cancel := context.WithTimeout(ctx, dialTimeout)
+				defer cancel()
+				return d.DialContext(ctx, network, address)
+			},
 			TLSClientConfig:        tlsConfig(roots, earliest),
 			TLSHandshakeTimeout:    headerTimeout,
 			ResponseHeaderTimeout:  headerTimeout,
@@ -113,7 +118,7 @@ type LowPort struct{}
 func (LowPort) DialContext(ctx context.Context, network, address string) (conn net.Conn, err error) {
 	const highest, lowest = 1023, 512
 	for p := highest; p >= lowest; p-- {
-		d := net.Dialer{Timeout: dialTimeout, LocalAddr: &net.TCPAddr{Port: p}}
+		d := net.Dialer{LocalAddr: &net.TCPAddr{Port: p}}
 		conn, err = d.DialContext(ctx, network, address)
 		if err == nil || !portTaken(err) {
 			return conn, err

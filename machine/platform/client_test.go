@@ -11,11 +11,14 @@ import (
 	"io"
 	"log"
 	"math/big"
+	"net"
 	"net/http"
 	"strings"
 	"testing"
 	"testing/synctest"
 	"time"
+
+	"github.com/kilnhq/kiln/internal/oracle"
 )
 
 // An authority signs certificates.
@@ -205,5 +208,25 @@ func TestTokens(t *testing.T) {
 				wantError(t, err, c.want)
 			})
 		})
+	}
+}
+
+// TestLowPort dials a server on this machine.
+func TestLowPort(t *testing.T) {
+	oracle.Root(t)
+	l, err := net.Listen("tcp", "127.0.0.1:0")
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer l.Close()
+	for range 2 { // the second from another port, as the first is in use
+		c, err := LowPort{}.DialContext(t.Context(), "tcp", l.Addr().String())
+		if err != nil {
+			t.Fatal(err)
+		}
+		defer c.Close()
+		if p := c.LocalAddr().(*net.TCPAddr).Port; p >= 1024 {
+			t.Errorf("dialed from port %d", p)
+		}
 	}
 }

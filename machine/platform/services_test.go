@@ -337,10 +337,12 @@ func TestCloudsAreProfiles(t *testing.T) {
 func TestEndpoints(t *testing.T) {
 	for _, c := range []struct {
 		name, platform, serve string
+		silent                string // answers no connection
 		want                  []string
 	}{
-		{"IPv6 only", "aws", "[fd00:ec2::254]:80", []string{"169.254.169.254:80", "[fd00:ec2::254]:80", "[fd00:ec2::254]:80"}},
-		{"no DNS", "gcp", "169.254.169.254:80", []string{"metadata.google.internal:80", "169.254.169.254:80"}},
+		{"IPv6 only", "aws", "[fd00:ec2::254]:80", "", []string{"169.254.169.254:80", "[fd00:ec2::254]:80", "[fd00:ec2::254]:80"}},
+		{"IPv4 lost", "aws", "[fd00:ec2::254]:80", "169.254.169.254:80", []string{"169.254.169.254:80", "[fd00:ec2::254]:80", "[fd00:ec2::254]:80"}},
+		{"no DNS", "gcp", "169.254.169.254:80", "", []string{"metadata.google.internal:80", "169.254.169.254:80"}},
 	} {
 		t.Run(c.name, func(t *testing.T) {
 			synctest.Test(t, func(t *testing.T) {
@@ -351,6 +353,9 @@ func TestEndpoints(t *testing.T) {
 					known.address = c.serve
 					p, n := known.boot(t, config)
 					defer n.close()
+					if c.silent != "" {
+						n.listen(c.silent)
+					}
 					r, err := quick().Acquire(t.Context(), p.Sources)
 					if err != nil || string(r.Data) != config {
 						t.Fatalf("found %v, %v", r, err)
