@@ -8,6 +8,7 @@ import (
 	"fmt"
 	"io"
 	"net/http"
+	"runtime"
 	"strings"
 	"sync/atomic"
 	"testing"
@@ -264,5 +265,18 @@ func TestRetryAfter(t *testing.T) {
 		if got := retryAfter(c.header); got != c.want {
 			t.Errorf("%v: %v, want %v", c.header, got, c.want)
 		}
+	}
+}
+
+// TestBomb wants what does not fit not to be unpacked.
+func TestBomb(t *testing.T) {
+	bomb := []byte(zipped(t, strings.Repeat("\n", 64<<20)))
+	var before, after runtime.MemStats
+	runtime.ReadMemStats(&before)
+	_, err := Decode(bomb)
+	runtime.ReadMemStats(&after)
+	wantError(t, err, "the machine configuration has more than 1048576 bytes when it is decompressed")
+	if n := after.TotalAlloc - before.TotalAlloc; n > 32<<20 {
+		t.Errorf("allocated %d bytes", n)
 	}
 }

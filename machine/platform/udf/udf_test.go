@@ -100,6 +100,12 @@ func TestDamage(t *testing.T) {
 			t.Errorf("%d bytes were accepted", n)
 		}
 	}
+	flipped := bytes.Clone(good)
+	flipped[256*sectorSize+6] ^= 1
+	if _, err := Open(extent.Bytes(flipped)); !errors.Is(err, ErrFormat) ||
+		err.Error() != "not a UDF file system: sector 256: found no tag with a right checksum" {
+		t.Errorf("a changed byte: %v", err)
+	}
 	// A directory that is in itself.
 	loop := bytes.Clone(good)
 	i := bytes.Index(loop, append([]byte{8}, "tools"...))
@@ -127,8 +133,7 @@ func rootAllocation(t *testing.T, b []byte) []byte {
 func FuzzOpen(f *testing.F) {
 	for _, name := range []string{"genisoimage.iso", "pycdlib.iso"} {
 		b := image(f, name)
-		// What is interesting is small, and far from the beginning: the part of it from
-		// the anchor on, and the rest is put back when it is read.
+		// The anchor and what is behind it, and the volume descriptors.
 		f.Add(b[256*sectorSize:min(len(b), 290*sectorSize)], b[32*sectorSize:40*sectorSize])
 	}
 	f.Fuzz(func(t *testing.T, anchor, descriptors []byte) {
