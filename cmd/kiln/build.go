@@ -60,7 +60,7 @@ that went into it, FILE.json, and the list of the software in it, FILE.spdx.json
 	c.Flags().StringVar(&f.size, "size", "", "size of the disk, instead of the profile's, for example 8GiB")
 	c.Flags().StringVarP(&f.output, "output", "o", "", "file or directory to write to; - is standard output (default: the profile's file name)")
 	c.Flags().BoolVar(&f.noSidecars, "no-sidecars", false, "do not write FILE.sha256, FILE.json and FILE.spdx.json")
-	c.Flags().StringVar(&f.program, "installer-program", "", "kiln for installer images, static and for their architecture (default: this program)")
+	c.Flags().StringVar(&f.program, "installer-program", "", "kiln for installer and ISO images, static and for their architecture (default: this program)")
 	return c
 }
 
@@ -130,7 +130,7 @@ func outputPath(img *imager.Image, output, format string, several bool) (string,
 }
 
 func write(ctx context.Context, c *cobra.Command, r *progress.Reporter, img *imager.Image, format, output string, sidecars bool) error {
-	bar := r.Bar("write "+output, img.Size(format, output != "-"))
+	bar := r.Bar("write "+output, img.Size(ctx, format, output != "-"))
 	if output == "-" {
 		err := img.WriteTo(ctx, os.Stdout, format, bar.Add)
 		bar.Done(err)
