@@ -5,7 +5,6 @@ import (
 	"context"
 	"errors"
 	"fmt"
-	"strings"
 
 	"github.com/kilnhq/kiln/machine/platform/nocloud"
 	"github.com/kilnhq/kiln/machine/platform/volume"
@@ -108,6 +107,3 @@ func (e *Environment) remoteSeed(ctx context.Context, seed nocloud.Seed) (data, 
 	}
 	return data, network, nil
 }
-
-// trimmed returns a file of one line.
-func trimmed(data []byte) string { return strings.TrimSpace(string(data)) }

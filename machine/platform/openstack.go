@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"strings"
 
 	"github.com/kilnhq/kiln/machine/platform/opennebula"
 	"github.com/kilnhq/kiln/machine/platform/volume"
@@ -81,19 +82,22 @@ func (e *Environment) cloudStackDrive() (*Metadata, error) {
 		if err != nil {
 			return err
 		}
-		m.InstanceID = trimmed(id)
-		for name, use := range map[string]func(string){
-			"local-hostname":    func(s string) { m.Hostname = s },
-			"availability-zone": func(s string) { m.Zone = s },
-			"local-ipv4":        func(s string) { m.Private = addresses(s) },
-			"public-ipv4":       func(s string) { m.Public = addresses(s) },
+		m.InstanceID = strings.TrimSpace(string(id))
+		var private, public string
+		for _, f := range []struct {
+			name string
+			to   *string
+		}{
+			{"local-hostname", &m.Hostname}, {"availability-zone", &m.Zone},
+			{"local-ipv4", &private}, {"public-ipv4", &public},
 		} {
-			data, err := optional(v, "cloudstack/metadata/"+name+".txt")
+			data, err := optional(v, "cloudstack/metadata/"+f.name+".txt")
 			if err != nil {
 				return err
 			}
-			use(trimmed(data))
+			*f.to = strings.TrimSpace(string(data))
 		}
+		m.Private, m.Public = addresses(private), addresses(public)
 		return nil
 	}, configDriveLabel)
 	if err != nil {
