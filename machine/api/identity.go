@@ -7,6 +7,7 @@ import (
 	"crypto/x509"
 	"errors"
 	"fmt"
+	"io"
 	"net"
 	"time"
 
@@ -69,7 +70,7 @@ func newTransport(s *Server) credentials.TransportCredentials {
 
 func (t transport) ServerHandshake(conn net.Conn) (net.Conn, credentials.AuthInfo, error) {
 	c, info, err := t.TransportCredentials.ServerHandshake(conn)
-	if err != nil {
+	if err != nil && !errors.Is(err, io.EOF) { // which is who only asks whether somebody is there
 		t.server.log.Warn("a connection was refused", "client", conn.RemoteAddr().String(), "error", err)
 	}
 	return c, info, err

@@ -30,18 +30,22 @@ type Record struct {
 	Facility int // 0 is the kernel
 	Level    int // 0 emergency to 7 debug
 	Message  string
+	Sequence uint64 // one more with every message
+	Time     uint64 // microseconds since the start
 }
 
 // Parse parses what one read of the device returned.
 func Parse(data string) (Record, error) {
 	head, rest, ok := strings.Cut(data, ";")
-	number, _, _ := strings.Cut(head, ",")
-	priority, err := strconv.ParseUint(number, 10, 31)
-	if !ok || err != nil {
+	numbers := append(strings.SplitN(head, ",", 4), "", "", "")
+	priority, err := strconv.ParseUint(numbers[0], 10, 31)
+	sequence, errSequence := strconv.ParseUint(numbers[1], 10, 64)
+	time, errTime := strconv.ParseUint(numbers[2], 10, 64)
+	if !ok || err != nil || errSequence != nil || errTime != nil {
 		return Record{}, fmt.Errorf("kernel log: found %.80q, want \"PRIORITY,SEQUENCE,TIME,FLAGS;MESSAGE\"", data)
 	}
 	message, _, _ := strings.Cut(rest, "\n")
-	return Record{int(priority / 8), int(priority % 8), unescape(message)}, nil
+	return Record{int(priority / 8), int(priority % 8), unescape(message), sequence, time}, nil
 }
 
 func unescape(s string) string {
@@ -61,18 +65,28 @@ func unescape(s string) string {
 	}
 }
 
-// A Log reads the messages that come after it was opened.
+// A Log reads the messages.
 type Log struct{ fd int }
 
-// Open opens the log at its end.
+// Open opens the log at its end: what Read returns came after that.
 func Open(path string) (*Log, error) {
+	l, err := OpenAll(path)
+	if err != nil {
+		return nil, err
+	}
+	if _, err := unix.Seek(l.fd, 0, unix.SEEK_END); err != nil {
+		l.Close()
+		return nil, fmt.Errorf("seek to the end of %s: %w", path, err)
+	}
+	return l, nil
+}
+
+// OpenAll opens the log at its beginning: the oldest message that the kernel still
+// has.
+func OpenAll(path string) (*Log, error) {
 	fd, err := unix.Open(path, unix.O_RDONLY|unix.O_NONBLOCK|unix.O_CLOEXEC, 0)
 	if err != nil {
 		return nil, fmt.Errorf("open %s: %w", path, err)
-	}
-	if _, err := unix.Seek(fd, 0, unix.SEEK_END); err != nil {
-		unix.Close(fd)
-		return nil, fmt.Errorf("seek to the end of %s: %w", path, err)
 	}
 	return &Log{fd}, nil
 }
