@@ -272,6 +272,10 @@ func slotConfig(r Request, a *assets, slot, disk string) ([]byte, error) {
 
 // System returns what the image has in a slot, for the disk of the given GUID.
 func (i *Image) System(slot, disk string) (*slots.System, error) {
+	machine, err := arch.For(i.request.Profile.Arch)
+	if err != nil {
+		return nil, err
+	}
 	a := i.assets
 	if err := a.checkPermanent(); err != nil {
 		return nil, err
@@ -280,7 +284,7 @@ func (i *Image) System(slot, disk string) (*slots.System, error) {
 	if err != nil {
 		return nil, err
 	}
-	return &slots.System{Kernel: a.kernel, Initramfs: a.initramfs, Layers: a.file, Config: config, UKI: a.uki, Time: i.request.Epoch}, nil
+	return &slots.System{Kernel: a.kernel, Initramfs: a.initramfs, Layers: a.file, Config: config, UKI: a.uki, Loader: machine.Removable, Time: i.request.Epoch}, nil
 }
 
 func fileTree(files map[string]tree.Content, epoch int64) (*tree.Tree, error) {

@@ -209,7 +209,7 @@ func (f *installFlags) compose(ctx context.Context, r *progress.Reporter, dev *b
 	if name == "" {
 		name = "metal"
 	}
-	p, err := loadProfile(name, f.set)
+	p, err := f.load(name, "")
 	if err != nil {
 		return nil, nil, err
 	}
@@ -244,16 +244,11 @@ func (f *installFlags) compose(ctx context.Context, r *progress.Reporter, dev *b
 }
 
 // inherit takes what another platform does not change from the profile of what is
-// installed: for which architecture it is, and the machine configuration.
+// installed: the machine configuration.
 func (f *installFlags) inherit(p *profiles.Profile) error {
 	own, err := profiles.Load(f.profile)
 	if err != nil {
 		return err
-	}
-	if own.Arch != p.Arch {
-		if err := p.SetArch(own.Arch); err != nil {
-			return usageError{fmt.Errorf("--platform %s: %w", f.platform, err)}
-		}
 	}
 	p.MachineConfig = cmp.Or(p.MachineConfig, own.MachineConfig)
 	return nil
