@@ -5,6 +5,7 @@ import (
 	"errors"
 	"reflect"
 	"testing"
+	"unicode/utf8"
 
 	"github.com/kilnhq/kiln/internal/strictyaml"
 )
@@ -73,5 +74,22 @@ func FuzzParseContexts(f *testing.F) {
 		if again, err := ParseContexts("encoded", out); err != nil || !reflect.DeepEqual(again, c) {
 			t.Fatalf("%s\n%v", out, err)
 		}
+	})
+}
+
+// Any text survives.
+func FuzzEncode(f *testing.F) {
+	for _, s := range []string{"a\nb\n", "a\n\n", "\na", " a\nb", "a \nb", "a\n b", "\ta\n", "a\r\nb", "#a\nb", "- a\n", "---\na\n", "...\n", "\u2028\n", "\ufeffa\n", "5", "~", "!x", "*x", "a: b", "yes", "0x1", "\x00", "\u0085"} {
+		f.Add(s)
+	}
+	f.Fuzz(func(t *testing.T, s string) {
+		if !utf8.ValidString(s) || s == "" || s == Placeholder {
+			return
+		}
+		c := &Config{
+			Files:   []File{{Path: "/var/a", Mode: 0o644, Encoding: EncodingText, Content: NewSecret(s)}},
+			Kubelet: &Kubelet{ClusterDomain: "a", Config: Object{"a": s, "b": map[string]any{s: []any{s, nil, 1.5, 7, true}}}},
+		}
+		roundTrip(t, c)
 	})
 }
