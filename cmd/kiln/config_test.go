@@ -14,21 +14,21 @@ import (
 )
 
 // runConfig runs 'kiln config' and returns what it writes and its exit code.
-func runConfig(t *testing.T, args ...string) (string, error, int) {
+func runConfig(t *testing.T, args ...string) (out string, code int, err error) {
 	t.Helper()
 	c := newConfig()
-	var out bytes.Buffer
-	c.SetOut(&out)
-	c.SetErr(&out)
+	var buffer bytes.Buffer
+	c.SetOut(&buffer)
+	c.SetErr(&buffer)
 	c.SilenceErrors, c.SilenceUsage = true, true
 	c.SetArgs(args)
-	err := c.Execute()
-	return out.String(), err, exitCode(context.Background(), err)
+	err = c.Execute()
+	return buffer.String(), exitCode(context.Background(), err), err
 }
 
 func TestConfigGenerate(t *testing.T) {
 	dir := filepath.Join(t.TempDir(), "new")
-	out, err, _ := runConfig(t, "generate", "--hostname", "node1", "--address", "192.0.2.10", "--install-disk", "/dev/sda", "--output", dir)
+	out, _, err := runConfig(t, "generate", "--hostname", "node1", "--address", "192.0.2.10", "--install-disk", "/dev/sda", "--output", dir)
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -42,13 +42,13 @@ func TestConfigGenerate(t *testing.T) {
 	if m.Hostname.Hostname != "node1" || m.Install.Disk != "/dev/sda" || m.API.Names[0] != "192.0.2.10" {
 		t.Errorf("machine.yaml has %+v", m)
 	}
-	if _, err, code := runConfig(t, "generate", "--output", dir); code != exitOutput || !strings.Contains(err.Error(), "is there already; --force replaces it") {
+	if _, code, err := runConfig(t, "generate", "--output", dir); code != exitOutput || !strings.Contains(err.Error(), "is there already; --force replaces it") {
 		t.Errorf("again: %d, %v", code, err)
 	}
 	if again := parseFile(t, filepath.Join(dir, "machine.yaml")); again.API.Issuer.Key.Reveal() != m.API.Issuer.Key.Reveal() {
 		t.Error("the refused command has changed files")
 	}
-	if _, err, _ := runConfig(t, "generate", "--output", dir, "--force"); err != nil {
+	if _, _, err := runConfig(t, "generate", "--output", dir, "--force"); err != nil {
 		t.Error(err)
 	}
 	if again := parseFile(t, filepath.Join(dir, "machine.yaml")); again.API.Issuer.Key.Reveal() == m.API.Issuer.Key.Reveal() {
@@ -65,7 +65,7 @@ func TestConfigCA(t *testing.T) {
 		{"generate", "--output", two, "--ca", ca},
 		{"client", "--ca", ca, "--role", "operator", "--name", "alice", "--context", "home", "--address", "node1:50000", "--output", filepath.Join(two, "alice.yaml")},
 	} {
-		if _, err, _ := runConfig(t, args...); err != nil {
+		if _, _, err := runConfig(t, args...); err != nil {
 			t.Fatal(err)
 		}
 	}
@@ -121,7 +121,7 @@ func TestConfigRefused(t *testing.T) {
 		if args[0] != "validate" {
 			args = append(args, "--output", filepath.Join(dir, "out"))
 		}
-		_, err, code := runConfig(t, args...)
+		_, code, err := runConfig(t, args...)
 		if err == nil || !strings.Contains(err.Error(), tt.want) || code != tt.code {
 			t.Errorf("%v: %d, %v\nwant %d, %s", tt.args, code, err, tt.code, tt.want)
 		}
@@ -139,11 +139,11 @@ func TestConfigValidate(t *testing.T) {
 			t.Fatal(err)
 		}
 	}
-	out, err, _ := runConfig(t, "validate", good)
+	out, _, err := runConfig(t, "validate", good)
 	if err != nil || !strings.HasPrefix(out, good+": valid, sha256:") {
 		t.Errorf("%q, %v", out, err)
 	}
-	out, err, code := runConfig(t, "validate", "--json", good, bad)
+	out, code, err := runConfig(t, "validate", "--json", good, bad)
 	if err == nil || code != exitUsage || strings.Count(err.Error(), "\n") != 1 {
 		t.Errorf("%d, %v", code, err)
 	}
@@ -158,7 +158,7 @@ func TestConfigValidate(t *testing.T) {
 }
 
 func TestConfigSchema(t *testing.T) {
-	out, err, _ := runConfig(t, "schema")
+	out, _, err := runConfig(t, "schema")
 	if err != nil || !json.Valid([]byte(out)) {
 		t.Errorf("%v\n%s", err, out)
 	}

@@ -44,6 +44,7 @@ func FuzzParse(f *testing.F) {
 	f.Add([]byte(doc("Kubelet", "config: {a: [1.0, 1e30, 0x1f, ~, 'a\n\n b', 2020-01-01, {}], 18446744073709551615: x}\n")))
 	f.Add([]byte(doc("File", "path: /var/a\ncontent: |2-\n   a\n\n  b\n")))
 	f.Add([]byte(doc("File", "path: /var/a\ncontent: \"a\\r\\n\\tb\\x00\\u2028 \\n\"\n")))
+	schema := validator(f)
 	f.Fuzz(func(t *testing.T, data []byte) {
 		c, err := Parse("f", data)
 		if err != nil {
@@ -54,6 +55,9 @@ func FuzzParse(f *testing.F) {
 			return
 		}
 		roundTrip(t, c)
+		if err := refused(t, schema, string(data)); err != nil {
+			t.Fatalf("the schema refuses what Parse takes: %v", err)
+		}
 	})
 }
 
