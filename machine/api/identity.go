@@ -7,6 +7,7 @@ import (
 	"crypto/x509"
 	"errors"
 	"fmt"
+	"io"
 	"net"
 	"time"
 
@@ -71,10 +72,25 @@ func (t transport) ServerHandshake(conn net.Conn) (net.Conn, credentials.AuthInf
 	c, info, err := t.TransportCredentials.ServerHandshake(conn)
 	if err != nil {
 		t.server.log.Warn("a connection was refused", "client", conn.RemoteAddr().String(), "error", err)
+		linger(conn)
 	}
 	return c, info, err
 }
 
 func (t transport) Clone() credentials.TransportCredentials {
 	return transport{t.TransportCredentials.Clone(), t.server}
+}
+
+// lingering is how long a client that was refused gets to read why.
+const lingering = time.Second
+
+// linger waits until the client has read the alert. A client of TLS 1.3 goes on
+// writing before it knows what the server thinks of it; a connection that is
+// closed with that unread is reset, and the alert lost.
+func linger(conn net.Conn) {
+	c, ok := conn.(interface{ CloseWrite() error })
+	if !ok || c.CloseWrite() != nil || conn.SetReadDeadline(time.Now().Add(lingering)) != nil {
+		return
+	}
+	_, _ = io.CopyN(io.Discard, conn, 64<<10)
 }
