@@ -9,6 +9,7 @@ import (
 	"fmt"
 	"io"
 	"net"
+	"sync/atomic"
 	"time"
 
 	"google.golang.org/grpc/credentials"
@@ -69,8 +70,11 @@ func newTransport(s *Server) credentials.TransportCredentials {
 }
 
 func (t transport) ServerHandshake(conn net.Conn) (net.Conn, credentials.AuthInfo, error) {
-	c, info, err := t.TransportCredentials.ServerHandshake(conn)
+	h := &held{Conn: conn}
+	c, info, err := t.TransportCredentials.ServerHandshake(h)
+	h.done.Store(true)
 	if err != nil {
+		defer conn.Close()
 		t.server.log.Warn("a connection was refused", "client", conn.RemoteAddr().String(), "error", err)
 		linger(conn)
 	}
@@ -79,6 +83,19 @@ func (t transport) ServerHandshake(conn net.Conn) (net.Conn, credentials.AuthInf
 
 func (t transport) Clone() credentials.TransportCredentials {
 	return transport{t.TransportCredentials.Clone(), t.server}
+}
+
+// held is a connection that a handshake does not close.
+type held struct {
+	net.Conn
+	done atomic.Bool // the handshake
+}
+
+func (h *held) Close() error {
+	if !h.done.Load() {
+		return nil
+	}
+	return h.Conn.Close()
 }
 
 // lingering is how long a client that was refused gets to read why.
