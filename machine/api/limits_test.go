@@ -193,7 +193,10 @@ func TestInvalidArguments(t *testing.T) {
 		{func() error { _, err := c.ServiceControl(ctx, &v1alpha1.ServiceControlRequest{Name: "x"}); return err }, "action UNKNOWN, want START, STOP or RESTART"},
 		{func() error { _, err := c.ConfigApply(ctx, &v1alpha1.ConfigApplyRequest{}); return err }, "configuration of 0 bytes, want 1 to 1048576"},
 		{func() error { _, err := c.Reset(ctx, &v1alpha1.ResetRequest{Shutdown: true}); return err }, "a reset of nothing, want state, ephemeral or both"},
-		{func() error { _, err := c.MetaDelete(ctx, &v1alpha1.MetaDeleteRequest{Keys: []uint32{256}}); return err }, "META key 256, want 1 to 255"},
+		{func() error {
+			_, err := c.MetaDelete(ctx, &v1alpha1.MetaDeleteRequest{Keys: []uint32{256}})
+			return err
+		}, "META key 256, want 1 to 255"},
 		{func() error {
 			_, err := c.MetaSet(ctx, &v1alpha1.MetaSetRequest{Values: []*v1alpha1.MetaValue{{Key: 0}}})
 			return err
