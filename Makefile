@@ -54,7 +54,11 @@ grub: fetch
 
 .PHONY: build
 build: ## build bin/kiln
-	@go build -trimpath -ldflags '-s -w -X main.version=$(VERSION)' -o $(KILN) ./cmd/kiln
+	@go build -trimpath -tags grpcnotrace -ldflags '-s -w -X main.version=$(VERSION)' -o $(KILN) ./cmd/kiln
+
+.PHONY: generate
+generate: ## make the Go files of the node's API from its protobuf definitions
+	@api/v1alpha1/generate.sh
 
 # --- Images
 
