@@ -64,6 +64,10 @@ endif
 build: ## build bin/kiln
 	@$(call build_kiln,,$(KILN))
 
+.PHONY: generate
+generate: ## make the Go files of the node's API from its protobuf definitions
+	@api/v1alpha1/generate.sh
+
 # --- Images
 
 GRUB := $(if $(filter amd64,$(ARCH)),$(addprefix $(OUT)/grub/,core.img eltorito.img))

@@ -15,6 +15,7 @@ import (
 	"net"
 	"os"
 	"os/signal"
+	"runtime"
 	"time"
 
 	"golang.org/x/sys/unix"
@@ -43,13 +44,8 @@ func run(ctx context.Context, log *slog.Logger, listen, socket string) error {
 	if os.Geteuid() == 0 {
 		return errors.New("started as root; start it as a user of its own, which PID 1 allows to ask (control.Server.Users)")
 	}
-	// No core file, and nobody of the same user may look into this process: it
-	// holds the node's key.
-	if err := unix.Prctl(unix.PR_SET_DUMPABLE, 0, 0, 0, 0); err != nil {
-		return fmt.Errorf("close this process to others: %w", err)
-	}
-	if err := unix.Prctl(unix.PR_SET_NO_NEW_PRIVS, 1, 0, 0, 0); err != nil {
-		return fmt.Errorf("give up new privileges: %w", err)
+	if err := confine(); err != nil {
+		return err
 	}
 	tree, err := files.Open("/")
 	if err != nil {
@@ -63,6 +59,7 @@ func run(ctx context.Context, log *slog.Logger, listen, socket string) error {
 	if err != nil {
 		return err
 	}
+	log.Info("the API listens", "address", l.Addr().String())
 	ctx, cancel := context.WithCancelCause(ctx)
 	defer cancel(nil)
 	followed := make(chan error, 1)
@@ -76,4 +73,26 @@ func run(ctx context.Context, log *slog.Logger, listen, socket string) error {
 	err = server.Serve(ctx, l)
 	cancel(nil)
 	return errors.Join(err, <-followed)
+}
+
+// confine gives up what this process could gain or give away.
+func confine() error {
+	// Of one thread only, and what it starts: the program starts itself once more.
+	runtime.LockOSThread()
+	set, err := unix.PrctlRetInt(unix.PR_GET_NO_NEW_PRIVS, 0, 0, 0, 0)
+	if err == nil && set == 0 {
+		if err = unix.Prctl(unix.PR_SET_NO_NEW_PRIVS, 1, 0, 0, 0); err == nil {
+			err = unix.Exec("/proc/self/exe", os.Args, os.Environ())
+		}
+	}
+	if err != nil {
+		return fmt.Errorf("give up new privileges: %w", err)
+	}
+	runtime.UnlockOSThread()
+	// No core file, and nobody of the same user may look into this process: it
+	// holds the node's key.
+	if err := unix.Prctl(unix.PR_SET_DUMPABLE, 0, 0, 0, 0); err != nil {
+		return fmt.Errorf("close this process to others: %w", err)
+	}
+	return nil
 }

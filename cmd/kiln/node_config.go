@@ -6,6 +6,7 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"io/fs"
 	"strings"
 	"unicode/utf8"
 
@@ -21,26 +22,34 @@ func newNodeConfig(n *nodeFlags) *cobra.Command {
 	return c
 }
 
+// print prints what one node answers as it is.
+func (n *nodeFlags) print(c *cobra.Command, f func(context.Context, v1alpha1.NodeClient) ([]byte, error)) error {
+	t, err := n.one()
+	if err != nil {
+		return err
+	}
+	return with(t, func(nc v1alpha1.NodeClient) error {
+		ctx, cancel := context.WithTimeout(c.Context(), n.timeout)
+		defer cancel()
+		data, err := f(ctx, nc)
+		if err != nil {
+			return err
+		}
+		_, err = c.OutOrStdout().Write(data)
+		return err
+	})
+}
+
 func newNodeConfigGet(n *nodeFlags) *cobra.Command {
 	return &cobra.Command{
 		Use: "get", Short: "Print the machine configuration, with its secrets for admins only", Args: args(0, "no arguments"),
 		RunE: func(c *cobra.Command, _ []string) error {
-			t, err := n.one()
-			if err != nil {
-				return err
-			}
-			return with(t, func(nc v1alpha1.NodeClient) error {
-				ctx, cancel := context.WithTimeout(c.Context(), n.timeout)
-				defer cancel()
+			return n.print(c, func(ctx context.Context, nc v1alpha1.NodeClient) ([]byte, error) {
 				m, err := nc.ConfigGet(ctx, &v1alpha1.ConfigGetRequest{})
-				if err != nil {
-					return err
-				}
 				if m.GetRedacted() {
 					fmt.Fprintln(c.ErrOrStderr(), "note: secrets are left out; they take the role kiln:admin")
 				}
-				_, err = c.OutOrStdout().Write(m.GetConfig())
-				return err
+				return m.GetConfig(), err
 			})
 		},
 	}
@@ -147,28 +156,21 @@ func newNodeMetaGet(n *nodeFlags) *cobra.Command {
 			if err != nil {
 				return usageError{err}
 			}
-			t, err := n.one()
-			if err != nil {
-				return err
-			}
-			return with(t, func(nc v1alpha1.NodeClient) error {
-				ctx, cancel := context.WithTimeout(c.Context(), n.timeout)
-				defer cancel()
+			return n.print(c, func(ctx context.Context, nc v1alpha1.NodeClient) ([]byte, error) {
 				m, err := askMeta(ctx, nc)
 				if err != nil {
-					return err
+					return nil, err
 				}
 				for _, v := range m.GetValues() {
-					if v.GetKey() != uint32(key) {
-						continue
+					switch {
+					case v.GetKey() != uint32(key):
+					case v.GetRedacted():
+						return nil, fmt.Errorf("the value of %v is for the role kiln:admin: %w", key, fs.ErrPermission)
+					default:
+						return v.GetValue(), nil
 					}
-					if v.GetRedacted() {
-						return fmt.Errorf("the value of %v is for the role kiln:admin", key)
-					}
-					_, err := c.OutOrStdout().Write(v.GetValue())
-					return err
 				}
-				return fmt.Errorf("there is no value of %v", key)
+				return nil, fmt.Errorf("there is no value of %v: %w", key, fs.ErrNotExist)
 			})
 		},
 	}
@@ -243,19 +245,9 @@ func newNodeKubeconfig(n *nodeFlags) *cobra.Command {
 		Use: "kubeconfig", Short: "Print an administrator's kubeconfig", Args: args(0, "no arguments"),
 		Example: "  (umask 077; kiln node kubeconfig >kubeconfig)",
 		RunE: func(c *cobra.Command, _ []string) error {
-			t, err := n.one()
-			if err != nil {
-				return err
-			}
-			return with(t, func(nc v1alpha1.NodeClient) error {
-				ctx, cancel := context.WithTimeout(c.Context(), n.timeout)
-				defer cancel()
+			return n.print(c, func(ctx context.Context, nc v1alpha1.NodeClient) ([]byte, error) {
 				m, err := nc.Kubeconfig(ctx, &v1alpha1.KubeconfigRequest{})
-				if err != nil {
-					return err
-				}
-				_, err = c.OutOrStdout().Write(m.GetKubeconfig())
-				return err
+				return m.GetKubeconfig(), err
 			})
 		},
 	}

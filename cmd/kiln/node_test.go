@@ -91,6 +91,10 @@ func (f *fakeNode) ApplyConfig(ctx context.Context, c control.ConfigChange) (con
 	return control.ConfigResult{Diff: "-a: 1\n+a: 2\n", Applied: !c.DryRun, Reboot: true}, nil
 }
 
+func (f *fakeNode) Meta(context.Context, control.MetaRequest) (control.MetaList, error) {
+	return control.MetaList{Values: []control.MetaValue{{Key: 0x06, Name: "upgrade", Value: []byte("A")}, {Key: 0x10, Name: "machine-token", Value: []byte("hunter2")}}}, nil
+}
+
 func (f *fakeNode) Upgrade(ctx context.Context, r control.UpgradeRequest, image io.Reader, send func(control.UpgradeProgress) error) error {
 	h := sha256.New()
 	n, err := io.Copy(h, image)

@@ -93,6 +93,11 @@ func TestNodeConfigAndFiles(t *testing.T) {
 		t.Fatal(err)
 	}
 	c.want(t, "RESULT\n-a: 1\n+a: 2\nvalid; nothing was changed; it would take effect with the next start", "config", "apply", "--dry-run", file)
+	c.want(t, "KEY NAME VALUE\n0x06 upgrade A\n0x10 machine-token (secret)", "meta", "list", "--context", "reader")
+	c.want(t, "A", "meta", "get", "upgrade", "--context", "reader")
+	c.want(t, "hunter2", "meta", "get", "0x10")
+	c.fails(t, "NODE0: the value of 0x10 (machine-token) is for the role kiln:admin: permission denied", 1, "meta", "get", "machine-token", "--context", "reader")
+	c.fails(t, "NODE0: there is no value of 0x0c (user-1): file does not exist", 3, "meta", "get", "user-1")
 	c.want(t, "as root", "read", "/etc/shadow")
 	c.fails(t, "NODE0: open /proc/kcore: permission denied; what is closed to other users takes the role kiln:admin", 1, "read", "/proc/kcore", "--context", "reader")
 	c.want(t, "127.0.0.1: restarts", "reboot", "-n", "127.0.0.1", "--endpoint", c.addresses[0], "--context", "operator")

@@ -9,6 +9,7 @@ import (
 	"fmt"
 	"io"
 	"net"
+	"sync/atomic"
 	"time"
 
 	"google.golang.org/grpc/credentials"
@@ -69,13 +70,44 @@ func newTransport(s *Server) credentials.TransportCredentials {
 }
 
 func (t transport) ServerHandshake(conn net.Conn) (net.Conn, credentials.AuthInfo, error) {
-	c, info, err := t.TransportCredentials.ServerHandshake(conn)
-	if err != nil && !errors.Is(err, io.EOF) { // which is who only asks whether somebody is there
+	h := &held{Conn: conn}
+	c, info, err := t.TransportCredentials.ServerHandshake(h)
+	h.done.Store(true)
+	if err != nil {
+		defer conn.Close()
 		t.server.log.Warn("a connection was refused", "client", conn.RemoteAddr().String(), "error", err)
+		linger(conn)
 	}
 	return c, info, err
 }
 
 func (t transport) Clone() credentials.TransportCredentials {
 	return transport{t.TransportCredentials.Clone(), t.server}
+}
+
+// held is a connection that a handshake does not close.
+type held struct {
+	net.Conn
+	done atomic.Bool // the handshake
+}
+
+func (h *held) Close() error {
+	if !h.done.Load() {
+		return nil
+	}
+	return h.Conn.Close()
+}
+
+// lingering is how long a client that was refused gets to read why.
+const lingering = time.Second
+
+// linger waits until the client has read the alert. A client of TLS 1.3 goes on
+// writing before it knows what the server thinks of it; a connection that is
+// closed with that unread is reset, and the alert lost.
+func linger(conn net.Conn) {
+	c, ok := conn.(interface{ CloseWrite() error })
+	if !ok || c.CloseWrite() != nil || conn.SetReadDeadline(time.Now().Add(lingering)) != nil {
+		return
+	}
+	_, _ = io.CopyN(io.Discard, conn, 64<<10)
 }

@@ -3,6 +3,7 @@
 package api
 
 import (
+	"errors"
 	"net"
 	"net/netip"
 	"sync"
@@ -81,4 +82,12 @@ type counted struct {
 func (c *counted) Close() error {
 	defer c.leave()
 	return c.Conn.Close()
+}
+
+// CloseWrite ends what is sent, if the connection knows how to.
+func (c *counted) CloseWrite() error {
+	if w, ok := c.Conn.(interface{ CloseWrite() error }); ok {
+		return w.CloseWrite()
+	}
+	return errors.ErrUnsupported
 }

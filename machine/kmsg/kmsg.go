@@ -18,6 +18,7 @@ import (
 	"fmt"
 	"strconv"
 	"strings"
+	"time"
 
 	"golang.org/x/sys/unix"
 )
@@ -30,22 +31,25 @@ type Record struct {
 	Facility int // 0 is the kernel
 	Level    int // 0 emergency to 7 debug
 	Message  string
-	Sequence uint64 // one more with every message
-	Time     uint64 // microseconds since the start
+	Sequence uint64        // one more than that of the message before
+	Time     time.Duration // since the kernel's start
 }
 
 // Parse parses what one read of the device returned.
 func Parse(data string) (Record, error) {
 	head, rest, ok := strings.Cut(data, ";")
-	numbers := append(strings.SplitN(head, ",", 4), "", "", "")
-	priority, err := strconv.ParseUint(numbers[0], 10, 31)
-	sequence, errSequence := strconv.ParseUint(numbers[1], 10, 64)
-	time, errTime := strconv.ParseUint(numbers[2], 10, 64)
-	if !ok || err != nil || errSequence != nil || errTime != nil {
+	fields := strings.Split(head, ",")
+	if len(fields) < 3 {
+		ok, fields = false, make([]string, 3)
+	}
+	priority, err1 := strconv.ParseUint(fields[0], 10, 31)
+	sequence, err2 := strconv.ParseUint(fields[1], 10, 64)
+	microseconds, err3 := strconv.ParseUint(fields[2], 10, 53)
+	if !ok || err1 != nil || err2 != nil || err3 != nil {
 		return Record{}, fmt.Errorf("kernel log: found %.80q, want \"PRIORITY,SEQUENCE,TIME,FLAGS;MESSAGE\"", data)
 	}
 	message, _, _ := strings.Cut(rest, "\n")
-	return Record{int(priority / 8), int(priority % 8), unescape(message), sequence, time}, nil
+	return Record{int(priority / 8), int(priority % 8), unescape(message), sequence, time.Duration(microseconds) * time.Microsecond}, nil
 }
 
 func unescape(s string) string {
@@ -65,28 +69,18 @@ func unescape(s string) string {
 	}
 }
 
-// A Log reads the messages.
+// A Log reads the messages that come after it was opened.
 type Log struct{ fd int }
 
-// Open opens the log at its end: what Read returns came after that.
+// Open opens the log at its end.
 func Open(path string) (*Log, error) {
-	l, err := OpenAll(path)
-	if err != nil {
-		return nil, err
-	}
-	if _, err := unix.Seek(l.fd, 0, unix.SEEK_END); err != nil {
-		l.Close()
-		return nil, fmt.Errorf("seek to the end of %s: %w", path, err)
-	}
-	return l, nil
-}
-
-// OpenAll opens the log at its beginning: the oldest message that the kernel still
-// has.
-func OpenAll(path string) (*Log, error) {
 	fd, err := unix.Open(path, unix.O_RDONLY|unix.O_NONBLOCK|unix.O_CLOEXEC, 0)
 	if err != nil {
 		return nil, fmt.Errorf("open %s: %w", path, err)
+	}
+	if _, err := unix.Seek(fd, 0, unix.SEEK_END); err != nil {
+		unix.Close(fd)
+		return nil, fmt.Errorf("seek to the end of %s: %w", path, err)
 	}
 	return &Log{fd}, nil
 }

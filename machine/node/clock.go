@@ -6,6 +6,7 @@ import (
 	"context"
 	"os"
 	"slices"
+	"sync"
 
 	"github.com/kilnhq/kiln/machine/timesync"
 )
@@ -14,11 +15,14 @@ import (
 type clock struct {
 	node   *Node
 	syncer *timesync.Syncer
-	faults []string
+	faults []string // that were told of
+
+	mu     sync.Mutex
+	silent bool // nobody is asked
 }
 
 func newClock(n *Node) *clock {
-	c := &clock{node: n}
+	c := &clock{node: n, silent: true}
 	rtc := timesync.RTC
 	if _, err := os.Stat(rtc); err != nil {
 		rtc = ""
@@ -44,17 +48,23 @@ func (c *clock) servers() {
 			servers = append(servers, a.String())
 		}
 	}
+	c.mu.Lock()
+	c.silent = len(servers) == 0 // which is seen in the node's health, and is no news
+	c.mu.Unlock()
 	c.syncer.SetServers(servers)
 }
 
 func (c *clock) report(s timesync.Status) {
+	c.mu.Lock()
+	silent := c.silent
+	c.mu.Unlock()
 	for _, f := range s.Faults {
-		if !slices.Contains(c.faults, f) {
+		if !silent && !slices.Contains(c.faults, f) {
 			c.node.remark("time", "%s", f)
 		}
 	}
 	c.faults = slices.Clone(s.Faults)
 	if s.Synced {
-		c.node.events.add("time", s.Server, "the clock is right", map[string]string{"offset": s.Offset.String()})
+		c.node.event("time", s.Server, "the clock is right", map[string]string{"offset": s.Offset.String()})
 	}
 }

@@ -154,7 +154,7 @@ func (n *Node) adopt(c *config.Config, source string) {
 	n.config, n.source = c, source
 	running := n.network
 	n.mu.Unlock()
-	n.events.add("config", source, digest, nil)
+	n.event("config", source, digest, nil)
 	n.options.Console.Stage("config", console.F("from", source), console.F("digest", digest))
 	n.setSysctls(c)
 	n.writeFiles(c)

@@ -29,7 +29,7 @@ func (n *Node) maintain() error {
 		return err
 	}
 	n.identify(control.Identity{Maintenance: true, Certificate: cert, Key: key})
-	n.events.add("api", "maintenance", fingerprint.String(), nil)
+	n.event("api", "maintenance", fingerprint.String(), nil)
 	n.options.Console.Stage("api", console.F("mode", "maintenance"), console.F("fingerprint", fingerprint))
 	return nil
 }

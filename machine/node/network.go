@@ -33,7 +33,7 @@ func (n *Node) startNetwork() error {
 	if err := bindEtc(); err != nil {
 		n.remark("etc", "%v", err)
 	}
-	net, err := network.Start(network.Options{Report: n.reportNetwork, Log: func(text string) { n.events.add("network", "", text, nil) }})
+	net, err := network.Start(network.Options{Report: n.reportNetwork, Log: func(text string) { n.event("network", "", text, nil) }})
 	if err != nil {
 		return err
 	}
@@ -96,7 +96,7 @@ func (n *Node) reportNetwork(s network.Status) {
 		}
 	}
 	if now := s.Addresses(); !slices.Equal(now, old.Addresses()) {
-		n.events.add("network", "addresses", fmt.Sprint(now), nil)
+		n.event("network", "addresses", fmt.Sprint(now), nil)
 		n.options.Console.Note(fmt.Sprintf("network: addresses %v", now))
 		if err := n.issue(); err != nil {
 			n.remark("api", "%v", err)

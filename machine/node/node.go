@@ -25,6 +25,7 @@ import (
 	"github.com/kilnhq/kiln/machine/config"
 	"github.com/kilnhq/kiln/machine/console"
 	"github.com/kilnhq/kiln/machine/control"
+	"github.com/kilnhq/kiln/machine/control/journal"
 	"github.com/kilnhq/kiln/machine/network"
 	"github.com/kilnhq/kiln/machine/platform/store"
 	"github.com/kilnhq/kiln/machine/power"
@@ -59,7 +60,7 @@ type Node struct {
 
 	options  Options
 	log      *slog.Logger
-	events   *events
+	events   *journal.Journal
 	services *service.Supervisor
 	state    store.Store
 	server   *control.Server
@@ -81,7 +82,7 @@ type Node struct {
 // image has one. ctx ends everything; Shutdown does so in order.
 func Start(ctx context.Context, o Options) (*Node, error) {
 	n := &Node{
-		options: o, events: newEvents(), state: store.Store{Dir: o.StateDir}, changed: make(chan struct{}),
+		options: o, events: journal.New(maxEvents), state: store.Store{Dir: o.StateDir}, changed: make(chan struct{}),
 		services: service.New(ctx, o.Runner),
 	}
 	n.log = slog.New(slog.NewTextHandler(remarks{o.Console}, nil))
@@ -106,7 +107,7 @@ func (n *Node) Ready() {
 	n.mu.Lock()
 	n.ready = true
 	n.mu.Unlock()
-	n.events.add("stage", "ready", "", nil)
+	n.event("stage", "ready", "", nil)
 }
 
 // Shutdown ends the services.
@@ -116,7 +117,15 @@ func (n *Node) Shutdown() { n.services.Shutdown() }
 func (n *Node) remark(subject, format string, args ...any) {
 	text := fmt.Sprintf(format, args...)
 	n.options.Console.Note(subject + ": " + text)
-	n.events.add("note", subject, text, nil)
+	n.event("note", subject, text, nil)
+}
+
+// maxEvents is how many are kept.
+const maxEvents = 1024
+
+// event tells those who follow what happens.
+func (n *Node) event(kind, subject, message string, fields map[string]string) {
+	n.events.Add(time.Now(), control.Event{Kind: kind, Subject: subject, Message: message, Fields: fields})
 }
 
 // remarks is where loggers write to.

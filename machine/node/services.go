@@ -120,7 +120,7 @@ func (n *Node) watchServices(ctx context.Context) {
 	changes := n.services.Events(ctx)
 	go func() {
 		for c := range changes {
-			n.events.add("service", c.Name, c.Message, map[string]string{"state": string(c.State)})
+			n.event("service", c.Name, c.Message, map[string]string{"state": string(c.State)})
 			switch c.State {
 			case service.Backoff, service.Unhealthy, service.Failed:
 				n.options.Console.Note(fmt.Sprintf("service %s: %s: %s", c.Name, c.State, c.Message))

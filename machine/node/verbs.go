@@ -15,7 +15,7 @@ import (
 	"github.com/kilnhq/kiln/machine/api/files"
 	"github.com/kilnhq/kiln/machine/console"
 	"github.com/kilnhq/kiln/machine/control"
-	"github.com/kilnhq/kiln/machine/kmsg"
+	"github.com/kilnhq/kiln/machine/control/kernellog"
 	"github.com/kilnhq/kiln/machine/layers"
 	"github.com/kilnhq/kiln/machine/meta"
 	"github.com/kilnhq/kiln/machine/platform"
@@ -81,7 +81,7 @@ func (n *Node) Health(context.Context) (control.Health, error) {
 
 // Events is a verb of control.Node.
 func (n *Node) Events(ctx context.Context, r control.TailRequest, send func(control.Event) error) error {
-	return n.events.follow(ctx, r, send)
+	return n.events.Send(ctx, r, send)
 }
 
 // Modules is a verb of control.Node.
@@ -223,7 +223,7 @@ func (n *Node) Rollback(_ context.Context, r control.RollbackRequest) (control.R
 	if err != nil {
 		return control.RollbackResult{}, err
 	}
-	n.events.add("slot", slot, "is started next", nil)
+	n.event("slot", slot, "is started next", nil)
 	if r.Reboot {
 		n.soon(power.Restart, "rollback")
 	}
@@ -281,37 +281,7 @@ func (n *Node) soon(a power.Action, reason string) {
 
 // Dmesg is a verb of control.Node.
 func (n *Node) Dmesg(ctx context.Context, r control.TailRequest, send func(control.DmesgLine) error) error {
-	l, err := kmsg.OpenAll("/dev/kmsg")
-	if err != nil {
-		return err
-	}
-	defer l.Close()
-	records := l.Read()
-	if r.Tail >= 0 && r.Tail < len(records) {
-		records = records[len(records)-r.Tail:]
-	}
-	var last uint64
-	for {
-		for _, k := range records {
-			line := control.DmesgLine{Sequence: k.Sequence, Microseconds: k.Time, Level: uint32(k.Level), Facility: uint32(k.Facility), Message: k.Message}
-			if last > 0 {
-				line.Lost = k.Sequence - last - 1
-			}
-			last = k.Sequence
-			if err := send(line); err != nil {
-				return err
-			}
-		}
-		if !r.Follow {
-			return nil
-		}
-		select {
-		case <-time.After(200 * time.Millisecond):
-		case <-ctx.Done():
-			return context.Cause(ctx)
-		}
-		records = l.Read()
-	}
+	return kernellog.Send(ctx, kernellog.Device, r, send)
 }
 
 // ReadFile is a verb of control.Node, for administrators: all that is readable.

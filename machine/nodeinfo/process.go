@@ -10,6 +10,7 @@ import (
 	"strconv"
 	"strings"
 	"time"
+	"unicode/utf8"
 
 	"golang.org/x/sys/unix"
 )
@@ -170,7 +171,7 @@ func command(data string) string {
 	}
 	var words []string
 	for _, arg := range strings.Split(strings.TrimRight(data, "\x00"), "\x00") {
-		if arg == "" && data != "" || strings.ContainsFunc(arg, func(r rune) bool { return r == ' ' || r == '"' || !strconv.IsPrint(r) }) {
+		if arg == "" && data != "" || !utf8.ValidString(arg) || strings.ContainsFunc(arg, func(r rune) bool { return r == ' ' || r == '"' || !strconv.IsPrint(r) }) {
 			arg = strconv.Quote(arg)
 		}
 		words = append(words, arg)

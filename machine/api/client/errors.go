@@ -73,6 +73,8 @@ func unreachable(message string) string {
 		{"connection refused", "nothing listens there: the API is not up, or it is no node"},
 		{"no route to host", "no route to host; is it on?"},
 		{"no such host", "there is no host of that name"},
+		{"broken pipe", "the node ended the connection, as it does when it refuses the client certificate; its log says why"},
+		{"connection reset by peer", "the node ended the connection, as it does when it refuses the client certificate; its log says why"},
 		{"i/o timeout", "no answer; is it on, and is TCP port " + port + " open to it?"},
 	} {
 		i := strings.Index(message, known.sign)
