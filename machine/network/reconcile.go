@@ -333,6 +333,9 @@ func (r *reconciler) adjust(w wanted) {
 			l.mac = w.MAC
 		}
 	}
+	if parent, ok := r.found[w.lower()]; ok && w.mtu == 0 {
+		w.mtu = parent.mtu // whichever of the two was made first
+	}
 	// A bond sets the MTU of its members.
 	if w.mtu != 0 && w.mtu != l.mtu && r.memberOf(l) != "bond" {
 		if r.did(l.name, fmt.Sprintf("MTU %d", w.mtu), r.k.setMTU(l.index, w.mtu)) {

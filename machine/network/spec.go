@@ -32,7 +32,7 @@ type Link struct {
 	Name      string
 	Match     *Match           // nil: the one with the name
 	MAC       net.HardwareAddr // nil: as it is
-	MTU       int              // 0: what DHCP says, or as it is
+	MTU       int              // 0: what DHCP says, of a VLAN that of the link below, or as it is
 	Optional  bool             // the network is ready without it
 	Addresses []netip.Prefix
 	Routes    []Route
@@ -227,6 +227,14 @@ func (l *Link) members() []string {
 		return l.Bridge.Members
 	}
 	return nil
+}
+
+// lower returns the name of the link that a VLAN is of, and else nothing.
+func (l *Link) lower() string {
+	if l.VLAN == nil {
+		return ""
+	}
+	return l.VLAN.Link
 }
 
 // below returns the names of the links that this one is made of.
