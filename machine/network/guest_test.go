@@ -84,7 +84,7 @@ func guest() error {
 	if err := n.Apply(ctx, spec); err != nil {
 		return err
 	}
-	if s, err = await(ctx, n, func(s Status) bool { return s.Ready && len(s.Addresses()) == 2 }); err != nil {
+	if s, err = await(ctx, n, func(s Status) bool { return s.Ready && len(s.Addresses()) == 2 && s.Addresses()[1].Is4() }); err != nil {
 		return err
 	}
 	report("Spec", describe(s))

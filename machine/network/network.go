@@ -385,7 +385,7 @@ func (n *Network) changes() {
 }
 
 func (n *Network) manageIPv6(l *lane, w Link) {
-	if ra := w.AcceptRA || w.DHCP6; ra && l.ra == nil {
+	if ra := w.routers(); ra && l.ra == nil {
 		n.startRA(l)
 	} else if !ra && l.ra != nil {
 		l.ra.end()

@@ -375,7 +375,7 @@ func (r *reconciler) sysctls(w wanted, l link) {
 		"ipv6/conf/" + l.name + "/accept_ra":           "0",
 		"ipv6/conf/" + l.name + "/autoconf":            "0",
 	}
-	if (w.AcceptRA || w.DHCP6) && l.master == 0 {
+	if w.routers() && l.master == 0 {
 		conf := "ipv6/conf/" + l.name
 		v[conf+"/accept_ra"] = "2" // even when the node forwards
 		v[conf+"/accept_ra_defrtr"] = flag(w.DHCP.UseRoutes)
