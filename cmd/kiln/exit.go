@@ -43,7 +43,8 @@ const exitCodesHelp = `  0    success
   3    an input does not exist
   4    inputs are damaged or do not fit together: the image would not boot
   5    the output cannot be written, for example because the disk is full
-  130  interrupted; nothing half-written is left
+  130  interrupted: files that were not finished are removed; an unfinished
+       'kiln install' leaves a disk that does not boot, and says so
 `
 
 // usageError marks errors of the command line itself.
@@ -98,7 +99,7 @@ func exitCode(ctx context.Context, err error) int {
 	if is(err, imager.ErrRefused, base.ErrFormat, base.ErrPart, base.ErrRefused, extensions.ErrIncompatible,
 		extensions.ErrFormat, extensions.ErrHostile, extensions.ErrManifest, deb.ErrFormat, deb.ErrTruncated, deb.ErrLimit,
 		kernel.ErrNoKernel, kernel.ErrNoModules, kernel.ErrTwo, kernel.ErrRelease, kernel.ErrArch, kernel.ErrFormat, module.ErrFormat,
-		blockdev.ErrRefused, install.ErrKeep, slots.ErrNoSlots, slots.ErrDisagree, slots.ErrNoSystem, gpt.ErrNone, gpt.ErrDamaged, sign.ErrFormat, sign.ErrSignature, sign.ErrSigner, kit.ErrFormat, kit.ErrRefused, kit.ErrBuild) {
+		blockdev.ErrRefused, install.ErrKeep, slots.ErrNoSlots, slots.ErrLoader, slots.ErrDisagree, slots.ErrNoSystem, gpt.ErrNone, gpt.ErrDamaged, sign.ErrFormat, sign.ErrSignature, sign.ErrSigner, kit.ErrFormat, kit.ErrRefused, kit.ErrBuild) {
 		return exitRefused
 	}
 	if is(err, fs.ErrNotExist, blockdev.ErrNoMatch, rootfs.ErrNoPackage) {
