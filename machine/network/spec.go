@@ -13,7 +13,7 @@ import (
 	"github.com/kilnhq/kiln/machine/network/domain"
 )
 
-// DefaultMetric is that of routes from DHCP and router advertisements.
+// DefaultMetric is the metric of routes from DHCP and router advertisements.
 const DefaultMetric = 1024
 
 // A Spec is what the network is to be. Without any Links it is every Ethernet
@@ -67,8 +67,10 @@ type Route struct {
 
 // DHCP says what to tell servers and what of theirs to take.
 type DHCP struct {
-	Metric       uint32 // of routes; 0: DefaultMetric, and one more for each link that has answered before
-	DUID         bool   // option 61 is the DUID (RFC 4361), not the hardware address
+	// Metric is that of routes; 0: DefaultMetric. If two links have a route to
+	// the same network, that of the second to get it has one more.
+	Metric       uint32
+	DUID         bool // option 61 is the DUID (RFC 4361), not the hardware address
 	SendHostname bool
 	UseDNS       bool
 	UseNTP       bool
