@@ -23,7 +23,7 @@ import (
 // TestMain is the init of the machine that TestMachine starts, as well.
 func TestMain(m *testing.M) {
 	if os.Getpid() == 1 {
-		if err := guest(); err != nil {
+		if err := inGuest(); err != nil {
 			fmt.Printf("guest: failed: %v\n", err)
 		}
 		_ = unix.Reboot(unix.LINUX_REBOOT_CMD_POWER_OFF)
@@ -34,9 +34,9 @@ func TestMain(m *testing.M) {
 // moduleDir has the modules for the machine, in the order to load them in.
 const moduleDir = "/modules"
 
-// guest prints "guest: NAME: RESULT" for every case. The host knows what the
+// inGuest prints "guest: NAME: RESULT" for every case. The host knows what the
 // results have to be.
-func guest() error {
+func inGuest() error {
 	for _, m := range []mount.FileSystem{{Source: "proc", Target: "/proc", Type: "proc"}, {Source: "sysfs", Target: "/sys", Type: "sysfs"}, {Source: "dev", Target: "/dev", Type: "devtmpfs"}} {
 		if err := mount.Mount(m); err != nil {
 			return err

@@ -5,10 +5,8 @@ package network
 import (
 	"bytes"
 	"context"
-	"debug/elf"
 	"fmt"
 	"io"
-	"io/fs"
 	"os"
 	"path/filepath"
 	"regexp"
@@ -20,9 +18,9 @@ import (
 	"github.com/ulikunitz/xz"
 
 	"github.com/kilnhq/kiln/imager/base"
-	"github.com/kilnhq/kiln/imager/cpio"
 	"github.com/kilnhq/kiln/imager/extent"
 	"github.com/kilnhq/kiln/imager/vm"
+	"github.com/kilnhq/kiln/internal/guest"
 	"github.com/kilnhq/kiln/internal/oracle"
 	"github.com/kilnhq/kiln/machine/modules"
 	"github.com/kilnhq/kiln/rootfs/squashfs"
@@ -48,7 +46,7 @@ func TestMachine(t *testing.T) {
 		t.Fatal(err)
 	}
 	write(t, filepath.Join(dir, "vmlinuz"), kernel.Content)
-	write(t, filepath.Join(dir, "initrd"), initramfs(t, b))
+	write(t, filepath.Join(dir, "initrd"), guest.Initramfs(t, files(t, b)))
 
 	ctx, cancel := context.WithTimeout(t.Context(), 4*time.Minute)
 	defer cancel()
@@ -95,47 +93,14 @@ func write(t *testing.T, file string, from extent.Source) {
 	}
 }
 
-// initramfs returns one with this program as its init, and modules of the base.
-func initramfs(t *testing.T, b *base.Base) extent.Source {
+// files returns modules of the base for the machine.
+func files(t *testing.T, b *base.Base) map[string]tree.Inode {
 	t.Helper()
-	self, err := os.Executable()
-	if err != nil {
-		t.Fatal(err)
-	}
-	program, err := elf.Open(self)
-	if err != nil {
-		t.Fatal(err)
-	}
-	defer program.Close()
-	for _, p := range program.Progs {
-		if p.Type == elf.PT_INTERP {
-			t.Skip("SKIPPED: the test is not linked statically and cannot be an init; build it with CGO_ENABLED=0")
-		}
-	}
-	content, err := extent.File(self)
-	if err != nil {
-		t.Fatal(err)
-	}
-	root := tree.New()
-	add := func(name string, ino tree.Inode) {
-		t.Helper()
-		if err := root.Add(name, &ino); err != nil {
-			t.Fatal(err)
-		}
-	}
-	add("init", tree.Inode{Mode: 0o755, Content: content})
-	for _, dir := range []string{"dev", "proc", "sys", moduleDir[1:]} {
-		add(dir, tree.Inode{Mode: fs.ModeDir | 0o755})
-	}
-	add("dev/console", tree.Inode{Mode: fs.ModeDevice | fs.ModeCharDevice | 0o600, Major: 5, Minor: 1})
+	m := map[string]tree.Inode{}
 	for i, data := range kernelModules(t, b, "virtio_net", "dummy", "bonding", "8021q") {
-		add(fmt.Sprintf("%s/%02d.ko", moduleDir[1:], i), tree.Inode{Mode: 0o644, Content: extent.Bytes(data)})
+		m[fmt.Sprintf("%s/%02d.ko", moduleDir[1:], i)] = guest.File(data)
 	}
-	archive, err := cpio.Build(root)
-	if err != nil {
-		t.Fatal(err)
-	}
-	return archive
+	return m
 }
 
 // kernelModules returns modules of the base with what they need, in the order to
