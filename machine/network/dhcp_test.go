@@ -204,4 +204,11 @@ func TestRouterAdvertisements(t *testing.T) {
 	if got := shown(t)["eth0"].global(); strings.Contains(got, "/128") {
 		t.Errorf("eth0 has %s", got)
 	}
+
+	// Without advertisements, what they brought goes.
+	n.apply(Spec{Links: []Link{{Name: "eth1", Addresses: prefixes("fd00:8::5/64")}}})
+	n.has("eth1", "fd00:8::5/64")
+	if got := routesShown(t, "-6"); strings.Contains(got, "dev eth1") {
+		t.Errorf("routes %s", got)
+	}
 }

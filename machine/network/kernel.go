@@ -90,11 +90,12 @@ type route struct {
 	index int
 	Route
 	ours bool // made by this package
+	ra   bool // made by the kernel as a router said
 }
 
 // key says which route of the kernel a route is.
 func (r route) key() route {
-	r.ours, r.OnLink = false, false
+	r.ours, r.ra, r.OnLink = false, false, false
 	if r.Metric == 0 && r.To.Addr().Is6() {
 		r.Metric = 1024
 	}

@@ -33,8 +33,14 @@ func (r *reconciler) layer3(list []wanted) error {
 			routes = append(routes, n)
 		}
 	}
-	r.removeRoutes(haveRoutes, routes)
-	r.removeAddresses(have, addresses)
+	stale := map[int]bool{} // links that took what routers advertised, and do no more
+	for _, w := range list {
+		if l, ok := r.found[w.Name]; ok && !w.routers() {
+			stale[l.index] = true
+		}
+	}
+	r.removeRoutes(haveRoutes, routes, stale)
+	r.removeAddresses(have, addresses, stale)
 	r.addAddresses(have, addresses)
 	return r.addRoutes(haveRoutes, routes)
 }
@@ -48,13 +54,16 @@ func (r *reconciler) name(index int) string {
 	return fmt.Sprintf("link %d", index)
 }
 
-func (r *reconciler) removeRoutes(have, want []route) {
+// routers says whether the kernel is to listen to routers.
+func (l *Link) routers() bool { return l.AcceptRA || l.DHCP6 }
+
+func (r *reconciler) removeRoutes(have, want []route, stale map[int]bool) {
 	keep := map[route]bool{}
 	for _, n := range want {
 		keep[n.key()] = true
 	}
 	for _, h := range have {
-		if h.ours && !keep[h.key()] {
+		if h.ours && !keep[h.key()] || h.ra && stale[h.index] {
 			r.did(r.name(h.index), "no route "+h.String(), r.k.removeRoute(h))
 		}
 	}
@@ -63,7 +72,7 @@ func (r *reconciler) removeRoutes(have, want []route) {
 // id says which address of the kernel an address is.
 func (a address) id() address { return address{index: a.index, prefix: a.prefix} }
 
-func (r *reconciler) removeAddresses(have, want []address) {
+func (r *reconciler) removeAddresses(have, want []address, stale map[int]bool) {
 	keep := map[address]bool{}
 	for _, a := range want {
 		keep[a.id()] = true
@@ -71,7 +80,9 @@ func (r *reconciler) removeAddresses(have, want []address) {
 	there := map[address]bool{}
 	for _, a := range have {
 		there[a.id()] = true
-		if r.added[a.id()] && !keep[a.id()] && r.did(r.name(a.index), "no address "+a.prefix.String(), r.k.removeAddress(a)) {
+		ip := a.prefix.Addr()
+		ra := !a.permanent && ip.Is6() && !ip.IsLinkLocalUnicast() && stale[a.index]
+		if (r.added[a.id()] || ra) && !keep[a.id()] && r.did(r.name(a.index), "no address "+a.prefix.String(), r.k.removeAddress(a)) {
 			delete(r.added, a.id())
 		}
 	}

@@ -130,7 +130,7 @@ func (n *rtnetlink) routes() ([]route, error) {
 			}
 			via, _ := netip.AddrFromSlice(r.Gw)
 			source, _ := netip.AddrFromSlice(r.Src)
-			routes = append(routes, route{index: r.LinkIndex, ours: r.Protocol == protocol,
+			routes = append(routes, route{index: r.LinkIndex, ours: r.Protocol == protocol, ra: r.Protocol == unix.RTPROT_RA,
 				Route: Route{To: to, Via: via.Unmap(), Source: source.Unmap(), Metric: uint32(r.Priority), MTU: r.MTU}})
 		}
 	}
@@ -219,6 +219,9 @@ func (r route) netlink() *netlink.Route {
 	to := r.To
 	l := &netlink.Route{LinkIndex: r.index, Protocol: protocol, Priority: int(r.Metric), MTU: r.MTU, Table: unix.RT_TABLE_MAIN,
 		Dst: &net.IPNet{IP: to.Addr().AsSlice(), Mask: net.CIDRMask(to.Bits(), to.Addr().BitLen())}}
+	if r.ra {
+		l.Protocol = unix.RTPROT_RA
+	}
 	if r.Via.IsValid() {
 		l.Gw = r.Via.AsSlice()
 	} else if to.Addr().Is4() {

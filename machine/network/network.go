@@ -21,6 +21,7 @@ package network
 
 import (
 	"bytes"
+	"cmp"
 	"context"
 	"maps"
 	"net"
@@ -232,10 +233,6 @@ func (n *Network) managed(links []link) []Link {
 
 // wanted returns what is wanted now.
 func (n *Network) wanted(links []link) []wanted {
-	byName := map[string]*lane{}
-	for _, l := range n.lanes {
-		byName[l.name] = l
-	}
 	var list []wanted
 	for _, l := range n.managed(links) {
 		w := wanted{Link: l, mtu: l.MTU}
@@ -245,16 +242,18 @@ func (n *Network) wanted(links []link) []wanted {
 		for _, r := range l.Routes {
 			w.routes = append(w.routes, route{Route: r})
 		}
-		if lane := byName[l.Name]; lane != nil {
-			lane.add(&w)
-		}
 		list = append(list, w)
+	}
+	for _, l := range n.ordered() {
+		if i := slices.IndexFunc(list, func(w wanted) bool { return w.Name == l.name }); i >= 0 {
+			l.add(&list[i], list)
+		}
 	}
 	return list
 }
 
-// add adds what DHCP has given.
-func (l *lane) add(w *wanted) {
+// add adds what DHCP has given to one of list.
+func (l *lane) add(w *wanted, list []wanted) {
 	if l6 := l.lease6; l6 != nil && !l.inform {
 		for _, a := range l6.Addresses {
 			w.addresses = append(w.addresses, address{prefix: netip.PrefixFrom(a.Addr, 128), alone: true})
@@ -271,14 +270,11 @@ func (l *lane) add(w *wanted) {
 	if !w.DHCP.UseRoutes {
 		return
 	}
-	metric := w.DHCP.Metric
-	if metric == 0 {
-		metric = DefaultMetric + uint32(max(l.rank, 0))
-	}
 	routes := l4.Routes
 	if len(routes) == 0 && len(l4.Routers) > 0 {
 		routes = []dhcp4.Route{{To: netip.PrefixFrom(netip.IPv4Unspecified(), 0), Via: l4.Routers[0]}}
 	}
+	metric := freeMetric(cmp.Or(w.DHCP.Metric, DefaultMetric), routes, list)
 	for _, r := range routes {
 		via := r.Via
 		if via.IsUnspecified() {
@@ -289,6 +285,25 @@ func (l *lane) add(w *wanted) {
 		w.routes = append(w.routes, route{Route: Route{To: r.To, Via: via, Source: l4.Address.Addr(), Metric: metric,
 			OnLink: via.IsValid() && !l4.Address.Masked().Contains(via)}})
 	}
+}
+
+// freeMetric returns the first metric from one on that no route in list to the
+// same networks has: IPv4 has one route for each.
+func freeMetric(metric uint32, routes []dhcp4.Route, list []wanted) uint32 {
+	taken := func() bool {
+		for _, w := range list {
+			for _, o := range w.routes {
+				if o.Metric == metric && slices.ContainsFunc(routes, func(r dhcp4.Route) bool { return r.To == o.To }) {
+					return true
+				}
+			}
+		}
+		return false
+	}
+	for taken() {
+		metric++
+	}
+	return metric
 }
 
 // manage starts and ends clients.
@@ -385,7 +400,7 @@ func (n *Network) changes() {
 }
 
 func (n *Network) manageIPv6(l *lane, w Link) {
-	if ra := w.AcceptRA || w.DHCP6; ra && l.ra == nil {
+	if ra := w.routers(); ra && l.ra == nil {
 		n.startRA(l)
 	} else if !ra && l.ra != nil {
 		l.ra.end()

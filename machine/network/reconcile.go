@@ -333,6 +333,9 @@ func (r *reconciler) adjust(w wanted) {
 			l.mac = w.MAC
 		}
 	}
+	if parent, ok := r.found[w.lower()]; ok && w.mtu == 0 {
+		w.mtu = parent.mtu // whichever of the two was made first
+	}
 	// A bond sets the MTU of its members.
 	if w.mtu != 0 && w.mtu != l.mtu && r.memberOf(l) != "bond" {
 		if r.did(l.name, fmt.Sprintf("MTU %d", w.mtu), r.k.setMTU(l.index, w.mtu)) {
@@ -372,7 +375,7 @@ func (r *reconciler) sysctls(w wanted, l link) {
 		"ipv6/conf/" + l.name + "/accept_ra":           "0",
 		"ipv6/conf/" + l.name + "/autoconf":            "0",
 	}
-	if (w.AcceptRA || w.DHCP6) && l.master == 0 {
+	if w.routers() && l.master == 0 {
 		conf := "ipv6/conf/" + l.name
 		v[conf+"/accept_ra"] = "2" // even when the node forwards
 		v[conf+"/accept_ra_defrtr"] = flag(w.DHCP.UseRoutes)

@@ -217,7 +217,7 @@ func TestReconcileBondAndVLAN(t *testing.T) {
 	}
 	expect(t, "first", m.pass(t, r, links...), "lo: up; bond0: made, a bond; storage: made, a vlan; inner: made, a vlan; "+
 		"eth0: down, to become a member of bond0; eth0: member of bond0; eth1: down, to become a member of bond0; eth1: member of bond0; "+
-		"eth0: up; eth1: up; bond0: MTU 9000; bond0: up; bond0: primary eth1; storage: MTU 9000; storage: up; inner: up; storage: address 10.5.0.1/24")
+		"eth0: up; eth1: up; bond0: MTU 9000; bond0: up; bond0: primary eth1; storage: MTU 9000; storage: up; inner: MTU 9000; inner: up; storage: address 10.5.0.1/24")
 	expect(t, "again", m.pass(t, r, links...), "")
 	bond := m.named("bond0")
 	if v := m.named("storage").kind; v.parent != bond.index || v.vlan != 5 || v.ad || !m.named("inner").kind.ad || bond.primary != m.named("eth1").index {

@@ -13,7 +13,7 @@ import (
 	"github.com/kilnhq/kiln/machine/network/domain"
 )
 
-// DefaultMetric is that of routes from DHCP and router advertisements.
+// DefaultMetric is the metric of routes from DHCP and router advertisements.
 const DefaultMetric = 1024
 
 // A Spec is what the network is to be. Without any Links it is every Ethernet
@@ -32,7 +32,7 @@ type Link struct {
 	Name      string
 	Match     *Match           // nil: the one with the name
 	MAC       net.HardwareAddr // nil: as it is
-	MTU       int              // 0: what DHCP says, or as it is
+	MTU       int              // 0: what DHCP says, of a VLAN that of the link below, or as it is
 	Optional  bool             // the network is ready without it
 	Addresses []netip.Prefix
 	Routes    []Route
@@ -67,8 +67,10 @@ type Route struct {
 
 // DHCP says what to tell servers and what of theirs to take.
 type DHCP struct {
-	Metric       uint32 // of routes; 0: DefaultMetric, and one more for each link that has answered before
-	DUID         bool   // option 61 is the DUID (RFC 4361), not the hardware address
+	// Metric is that of routes; 0: DefaultMetric. If two links have a route to
+	// the same network, that of the second to get it has one more.
+	Metric       uint32
+	DUID         bool // option 61 is the DUID (RFC 4361), not the hardware address
 	SendHostname bool
 	UseDNS       bool
 	UseNTP       bool
@@ -227,6 +229,14 @@ func (l *Link) members() []string {
 		return l.Bridge.Members
 	}
 	return nil
+}
+
+// lower returns the name of the link that a VLAN is of, and else nothing.
+func (l *Link) lower() string {
+	if l.VLAN == nil {
+		return ""
+	}
+	return l.VLAN.Link
 }
 
 // below returns the names of the links that this one is made of.

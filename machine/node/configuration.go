@@ -17,6 +17,7 @@ import (
 	"github.com/kilnhq/kiln/machine/console"
 	"github.com/kilnhq/kiln/machine/control"
 	"github.com/kilnhq/kiln/machine/meta"
+	"github.com/kilnhq/kiln/machine/network"
 	"github.com/kilnhq/kiln/machine/platform"
 	"github.com/kilnhq/kiln/machine/platform/vmware"
 	"github.com/kilnhq/kiln/machine/platform/volume"
@@ -159,7 +160,11 @@ func (n *Node) adopt(c *config.Config, source string) {
 	n.setSysctls(c)
 	n.writeFiles(c)
 	if running != nil {
-		if err := running.Apply(context.Background(), specOf(c)); err != nil {
+		spec, err := network.FromConfig(c)
+		if err == nil {
+			err = running.Apply(context.Background(), spec)
+		}
+		if err != nil {
 			n.remark("network", "%v", err)
 		}
 	}

@@ -5,7 +5,6 @@ package node
 import (
 	"context"
 	"fmt"
-	"net"
 	"net/netip"
 	"os"
 	"path/filepath"
@@ -14,7 +13,6 @@ import (
 
 	"golang.org/x/sys/unix"
 
-	"github.com/kilnhq/kiln/machine/config"
 	"github.com/kilnhq/kiln/machine/network"
 )
 
@@ -77,10 +75,8 @@ func (n *Node) reportNetwork(s network.Status) {
 		}
 	}
 	var more []network.Host
-	if cfg != nil && cfg.Hosts != nil {
-		for _, h := range cfg.Hosts.Entries {
-			more = append(more, network.Host{Addr: h.Address, Names: h.Names})
-		}
+	if cfg != nil {
+		more = network.HostsOf(cfg)
 	}
 	for name, text := range map[string][]byte{
 		filepath.Join(etcDir, "hostname"): s.HostnameFile(), filepath.Join(etcDir, "hosts"): s.Hosts(more), resolvConf: s.ResolvConf(),
@@ -119,56 +115,4 @@ func (n *Node) awaitNetwork(ctx context.Context, patience time.Duration) {
 			return
 		}
 	}
-}
-
-// specOf is the network that a configuration wants.
-func specOf(c *config.Config) network.Spec {
-	var s network.Spec
-	if c.Hostname != nil {
-		s.Hostname = c.Hostname.Hostname
-	}
-	if c.Resolver != nil {
-		s.Resolvers, s.Search = c.Resolver.Nameservers, c.Resolver.Search
-	}
-	for _, l := range c.Links {
-		s.Links = append(s.Links, linkOf(l))
-	}
-	return s
-}
-
-func linkOf(l config.Link) network.Link {
-	out := network.Link{
-		Name: l.Name, MAC: hardware(l.MAC), MTU: l.MTU, Optional: l.Optional, Addresses: l.Addresses,
-		DHCP4: l.DHCP4, DHCP6: l.DHCP6, AcceptRA: l.AcceptRA, Dummy: l.Dummy,
-		DHCP: network.DHCP{
-			Metric: uint32(l.DHCP.RouteMetric), DUID: l.DHCP.ClientID == config.ClientIDDUID, SendHostname: l.DHCP.SendHostname,
-			UseDNS: l.DHCP.UseDNS, UseNTP: l.DHCP.UseNTP, UseHostname: l.DHCP.UseHostname, UseRoutes: l.DHCP.UseRoutes,
-		},
-	}
-	if m := l.Match; m != nil {
-		out.Match = &network.Match{MAC: hardware(m.MAC), Driver: m.Driver, Path: m.Path}
-	}
-	for _, r := range l.Routes {
-		out.Routes = append(out.Routes, network.Route{To: r.To, Via: r.Via, Source: r.Source, Metric: uint32(r.Metric), MTU: r.MTU, OnLink: r.OnLink})
-	}
-	if b := l.Bond; b != nil {
-		out.Bond = &network.Bond{
-			Members: b.Members, Mode: string(b.Mode), Primary: b.Primary, MIIMonitor: time.Duration(b.MIIMonitor),
-			UpDelay: time.Duration(b.UpDelay), DownDelay: time.Duration(b.DownDelay), MinLinks: b.MinLinks,
-			LACPRate: string(b.LACPRate), TransmitHash: string(b.TransmitHash), Select: string(b.AggregatorSelect),
-		}
-	}
-	if v := l.VLAN; v != nil {
-		out.VLAN = &network.VLAN{ID: v.ID, Link: v.Link, Provider: v.Protocol == config.Tag8021AD}
-	}
-	if b := l.Bridge; b != nil {
-		out.Bridge = &network.Bridge{Members: b.Members, STP: b.STP}
-	}
-	return out
-}
-
-// hardware returns the address, which the configuration has checked; nil for none.
-func hardware(a config.HardwareAddr) net.HardwareAddr {
-	mac, _ := net.ParseMAC(string(a))
-	return mac
 }

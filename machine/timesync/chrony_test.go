@@ -63,7 +63,7 @@ func TestChrony(t *testing.T) {
 		_ = cmd.Wait()
 	})
 
-	c := &skewed{wrong: time.Unix(0, 0).Sub(time.Now())}
+	c := &skewed{wrong: -time.Since(time.Unix(0, 0))}
 	s := New(Config{Clock: c, Earliest: time.Date(2026, 1, 1, 0, 0, 0, 0, time.UTC), Dial: func(ctx context.Context, network, _ string) (net.Conn, error) {
 		return (&net.Dialer{}).DialContext(ctx, network, net.JoinHostPort("127.0.0.1", strconv.Itoa(port)))
 	}})

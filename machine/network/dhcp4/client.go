@@ -11,6 +11,7 @@ import (
 	"time"
 
 	"github.com/kilnhq/kiln/machine/network/domain"
+	"github.com/kilnhq/kiln/machine/network/exchange"
 )
 
 const (
@@ -29,9 +30,6 @@ const (
 	renewDelay = time.Minute
 	// declineDelay is the wait after a DECLINE, RFC 2131 section 3.1.
 	declineDelay = 10 * time.Second
-	// silence is after how long without any answer there is a report; then
-	// after twice that time, and so on.
-	silence = 30 * time.Second
 )
 
 // A Conn sends and receives on one interface.
@@ -75,18 +73,14 @@ type Event struct {
 // A client is a Config that runs.
 type client struct {
 	Config
-	conn    Conn
-	mac     [6]byte
-	packets chan *packet
-	failed  chan struct{} // closed when Receive failed, with
-	failure error
+	conn Conn
+	mac  [6]byte
+	box  *exchange.Box[*packet]
 
-	lease    *Lease
-	xid      uint32
-	began    time.Time // of the exchange, for secs
-	trying   time.Time // since when nobody answers
-	reported time.Duration
-	restart  bool // the carrier came back while waiting for an offer
+	lease   *Lease
+	xid     uint32
+	began   time.Time // of the exchange, for secs
+	silence exchange.Silence
 }
 
 // Run gets a lease and keeps it, until the context ends or the connection
@@ -99,43 +93,17 @@ func (c Config) Run(ctx context.Context, conn Conn) error {
 	if c.ClientID == nil {
 		c.ClientID = append([]byte{1}, mac[:]...)
 	}
-	ctx, cancel := context.WithCancel(ctx)
-	k := &client{Config: c, conn: conn, mac: mac, packets: make(chan *packet), failed: make(chan struct{})}
-	done := make(chan struct{})
-	go func() {
-		defer close(done)
-		k.receive(ctx)
-	}()
-	defer func() {
-		cancel()
-		<-done
-	}()
-	return k.run(ctx)
-}
-
-func (c *client) receive(ctx context.Context) {
-	for {
-		data, err := c.conn.Receive(ctx)
-		if err != nil {
-			c.failure = err
-			close(c.failed)
-			return
-		}
+	box := exchange.Open(ctx, c.Confirm, conn.Receive, func(data []byte) (*packet, bool) {
 		p, err := parse(data)
-		if err != nil || p.op != opReply || p.chaddr != c.mac {
-			continue // of another client, or noise
-		}
-		select {
-		case c.packets <- p:
-		case <-ctx.Done():
-			return
-		}
-	}
+		return p, err == nil && p.op == opReply && p.chaddr == mac
+	})
+	defer box.Close()
+	return (&client{Config: c, conn: conn, mac: mac, box: box}).run(ctx)
 }
 
 // run is the state machine of RFC 2131, figure 5.
 func (c *client) run(ctx context.Context) error {
-	c.trying = time.Now()
+	c.silence.Broken()
 	delay := firstDelay
 	for {
 		lease, err := c.acquire(ctx)
@@ -145,13 +113,13 @@ func (c *client) run(ctx context.Context) error {
 			c.Report(Event{Lease: lease})
 			err = c.hold(ctx)
 			c.lease = nil
-			c.trying, c.reported = time.Now(), 0
+			c.silence.Broken()
 		}
 		if ctx.Err() != nil {
 			return ctx.Err()
 		}
-		if fatal := (connError{}); errors.As(err, &fatal) {
-			return fatal.err
+		if fatal := (*exchange.ConnError)(nil); errors.As(err, &fatal) {
+			return fatal.Err
 		}
 		c.Report(Event{Err: err})
 		if held {
@@ -162,58 +130,16 @@ func (c *client) run(ctx context.Context) error {
 		if errors.Is(err, errInUse) {
 			pause = max(pause, declineDelay)
 		}
-		if _, err := c.wait(ctx, pause); err != nil {
+		if _, err := c.box.Wait(ctx, pause); err != nil {
 			continue // acquire sees it too
 		}
 		delay = min(2*delay, lastDelay)
 	}
 }
 
-type connError struct{ err error }
-
-func (e connError) Error() string { return e.err.Error() }
-
-// errTimeout says that no packet came in time.
-var errTimeout = errors.New("no answer")
-
 // next returns the next packet of our transaction until a time.
 func (c *client) next(ctx context.Context, until <-chan time.Time) (*packet, error) {
-	for {
-		select {
-		case p := <-c.packets:
-			if p.xid == c.xid {
-				return p, nil
-			}
-		case <-c.failed:
-			return nil, connError{c.failure}
-		case <-c.Confirm:
-			c.restart = true
-			return nil, errTimeout
-		case <-until:
-			return nil, errTimeout
-		case <-ctx.Done():
-			return nil, ctx.Err()
-		}
-	}
-}
-
-// wait lets time pass, and says whether it was cut short by Confirm.
-func (c *client) wait(ctx context.Context, d time.Duration) (confirm bool, err error) {
-	timer := time.NewTimer(d)
-	defer timer.Stop()
-	for {
-		select {
-		case <-c.packets: // late
-		case <-c.failed:
-			return false, connError{c.failure}
-		case <-c.Confirm:
-			return true, nil
-		case <-timer.C:
-			return false, nil
-		case <-ctx.Done():
-			return false, ctx.Err()
-		}
-	}
+	return c.box.Next(ctx, until, func(p *packet) bool { return p.xid == c.xid })
 }
 
 // acquire gets a lease: of the address that we had, or by asking all servers.
@@ -222,9 +148,9 @@ func (c *client) acquire(ctx context.Context) (*Lease, error) {
 	if err != nil {
 		return nil, err
 	}
-	c.trying, c.reported = time.Now(), 0
+	c.silence.Broken()
 	lease, err := c.request(ctx, o.yiaddr, o.server(), requests)
-	if errors.Is(err, errTimeout) {
+	if errors.Is(err, exchange.ErrTimeout) {
 		return nil, fmt.Errorf("DHCP server %v offers %v on %s and does not confirm it", o.server(), o.yiaddr, c.Interface)
 	}
 	if err != nil {
@@ -260,7 +186,7 @@ func (c *client) discover(ctx context.Context) (*packet, error) {
 		until := time.After(c.jitter(delay))
 		for {
 			p, err := c.next(ctx, until)
-			if errors.Is(err, errTimeout) {
+			if errors.Is(err, exchange.ErrTimeout) {
 				break
 			}
 			if err != nil {
@@ -275,30 +201,13 @@ func (c *client) discover(ctx context.Context) (*packet, error) {
 			}
 			return p, nil
 		}
-		c.silent(sent)
-		if c.restart {
-			c.restart, delay = false, firstDelay/2
+		if err := c.silence.Report("DHCP", c.Interface, sent); err != nil {
+			c.Report(Event{Err: err})
+		}
+		if c.box.Restart {
+			c.box.Restart, delay = false, firstDelay/2
 		}
 	}
-}
-
-// silent reports that nobody answers, after some time and then less and less
-// often.
-func (c *client) silent(sent error) {
-	since := time.Since(c.trying)
-	next := max(silence, 2*c.reported)
-	if since < next {
-		return
-	}
-	for next*2 <= since {
-		next *= 2
-	}
-	c.reported = next
-	err := fmt.Errorf("no answer from any DHCP server on %s for %v", c.Interface, next)
-	if sent != nil {
-		err = fmt.Errorf("%w: %w", err, sent)
-	}
-	c.Report(Event{Err: err})
 }
 
 // request asks for an address, of a server that offered it or, if that is not
@@ -314,11 +223,11 @@ func (c *client) request(ctx context.Context, addr, server netip.Addr, times int
 		// A link that takes nothing at this moment may at the next try.
 		_ = c.conn.Broadcast(netip.IPv4Unspecified(), p.marshal())
 		lease, err := c.answer(ctx, server, time.After(c.jitter(delay)))
-		if !errors.Is(err, errTimeout) {
+		if !errors.Is(err, exchange.ErrTimeout) {
 			return lease, err
 		}
 	}
-	return nil, errTimeout
+	return nil, exchange.ErrTimeout
 }
 
 // errRefused is wrapped by what a NAK makes.
@@ -361,7 +270,7 @@ func (c *client) hold(ctx context.Context) error {
 		if !c.lease.Expires.IsZero() {
 			pause = time.Until(c.lease.RenewAt)
 		}
-		confirm, err := c.wait(ctx, pause)
+		confirm, err := c.box.Wait(ctx, pause)
 		if err != nil {
 			return err
 		}
@@ -388,9 +297,9 @@ func (c *client) confirm(ctx context.Context) (*Lease, error) {
 	c.begin()
 	lease, err := c.request(ctx, c.lease.Address.Addr(), netip.Addr{}, confirms)
 	switch {
-	case errors.Is(err, errTimeout) && (c.lease.Expires.IsZero() || time.Now().Before(c.lease.RenewAt)):
+	case errors.Is(err, exchange.ErrTimeout) && (c.lease.Expires.IsZero() || time.Now().Before(c.lease.RenewAt)):
 		return c.lease, nil
-	case errors.Is(err, errTimeout):
+	case errors.Is(err, exchange.ErrTimeout):
 		return c.renew(ctx)
 	case err != nil:
 		return nil, fmt.Errorf("%s has lost %v: %w", c.Interface, c.lease.Address, err)
@@ -426,7 +335,7 @@ func (c *client) renew(ctx context.Context) (*Lease, error) {
 			return lease, nil
 		case errors.Is(err, errRefused):
 			return nil, fmt.Errorf("%s has lost %v: %w", c.Interface, l.Address, err)
-		case !errors.Is(err, errTimeout):
+		case !errors.Is(err, exchange.ErrTimeout):
 			return nil, err
 		}
 	}
@@ -434,7 +343,7 @@ func (c *client) renew(ctx context.Context) (*Lease, error) {
 
 // begin begins an exchange.
 func (c *client) begin() {
-	c.xid = c.random()
+	c.xid = exchange.Random(c.Rand)
 	c.began = time.Now()
 }
 
@@ -462,13 +371,4 @@ func (p *packet) setAddr(code byte, a netip.Addr) {
 }
 
 // jitter returns d and a quarter more or less.
-func (c *client) jitter(d time.Duration) time.Duration {
-	return d - d/4 + time.Duration(uint64(c.random())*uint64(d/2)>>32)
-}
-
-func (c *client) random() uint32 {
-	if c.Rand != nil {
-		return c.Rand.Uint32()
-	}
-	return rand.Uint32()
-}
+func (c *client) jitter(d time.Duration) time.Duration { return exchange.Jitter(c.Rand, d, d/4) }

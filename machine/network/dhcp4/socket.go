@@ -5,7 +5,6 @@ package dhcp4
 import (
 	"context"
 	"encoding/binary"
-	"errors"
 	"fmt"
 	"net"
 	"net/netip"
@@ -13,6 +12,8 @@ import (
 	"time"
 
 	"golang.org/x/sys/unix"
+
+	"github.com/kilnhq/kiln/machine/network/rawsocket"
 )
 
 const (
@@ -114,13 +115,7 @@ func (s *Socket) Broadcast(from netip.Addr, message []byte) error {
 }
 
 func sendAll(f *os.File, index, protocol int, frame []byte) error {
-	to := &unix.SockaddrLinklayer{Protocol: network(protocol), Ifindex: index, Halen: 6, Addr: [8]byte{255, 255, 255, 255, 255, 255}}
-	var sent error
-	raw, err := f.SyscallConn()
-	if err == nil {
-		err = raw.Control(func(fd uintptr) { sent = unix.Sendto(int(fd), frame, 0, to) })
-	}
-	return errors.Join(err, sent)
+	return rawsocket.Send(f, frame, &unix.SockaddrLinklayer{Protocol: network(protocol), Ifindex: index, Halen: 6, Addr: [8]byte{255, 255, 255, 255, 255, 255}})
 }
 
 // Send implements Conn. The socket stays open, so that the kernel does not tell
@@ -171,45 +166,15 @@ func (s *Socket) Receive(ctx context.Context) ([]byte, error) {
 // been made: those of a peer on the same machine are left to the hardware, and
 // never made.
 func receive(ctx context.Context, f *os.File) (frame []byte, checked bool, err error) {
-	ended := make(chan struct{})
-	stop := context.AfterFunc(ctx, func() {
-		_ = f.SetReadDeadline(time.Unix(1, 0))
-		close(ended)
-	})
-	defer func() {
-		if !stop() {
-			<-ended
-			_ = f.SetReadDeadline(time.Time{})
-		}
-	}()
-	raw, err := f.SyscallConn()
-	if err != nil {
-		return nil, false, err
-	}
 	buf, oob := make([]byte, 4096), make([]byte, 256)
 	for {
-		var n, oobn, flags int
-		var from unix.Sockaddr
-		var failed error
-		err := raw.Read(func(fd uintptr) bool {
-			n, oobn, flags, from, failed = unix.Recvmsg(int(fd), buf, oob, 0)
-			return failed != unix.EAGAIN && failed != unix.EINTR
-		})
-		switch {
-		case ctx.Err() != nil:
-			return nil, false, ctx.Err()
-		case err != nil:
+		n, oobn, from, err := rawsocket.Receive(ctx, f, buf, oob)
+		if err != nil {
 			return nil, false, err
-		case failed == unix.ENETDOWN:
-			continue // reported once; packets come again when the link is up
-		case failed != nil:
-			return nil, false, failed
 		}
-		ll, ok := from.(*unix.SockaddrLinklayer)
-		if !ok || flags&unix.MSG_TRUNC != 0 || ll.Pkttype == unix.PACKET_OTHERHOST || ll.Pkttype == unix.PACKET_OUTGOING {
-			continue
+		if ll, ok := from.(*unix.SockaddrLinklayer); ok && ll.Pkttype != unix.PACKET_OTHERHOST && ll.Pkttype != unix.PACKET_OUTGOING {
+			return buf[:n], hasChecksum(oob[:oobn]), nil
 		}
-		return buf[:n], hasChecksum(oob[:oobn]), nil
 	}
 }
 

@@ -8,6 +8,8 @@ import (
 	"fmt"
 	"math/rand/v2"
 	"time"
+
+	"github.com/kilnhq/kiln/machine/network/exchange"
 )
 
 // Times of RFC 8415, section 7.6. The longest waits for a server are shorter
@@ -21,7 +23,6 @@ var (
 )
 
 const (
-	silence     = 30 * time.Second // without any answer until it is reported; then twice that, and so on
 	failDelay   = 10 * time.Second // after a refusal
 	leastRenew  = 10 * time.Second // T1, whatever the server says
 	leastInform = 10 * time.Minute
@@ -80,71 +81,34 @@ type Lease struct {
 
 type client struct {
 	Config
-	conn    Conn
-	answers chan *answer
-	failed  chan struct{} // closed when Receive failed, with
-	failure error
+	conn Conn
+	box  *exchange.Box[*answer]
 
-	lease    *Lease
-	xid      uint32
-	trying   time.Time // since when nobody answers
-	reported time.Duration
-	restart  bool // Confirm came
+	lease   *Lease
+	xid     uint32
+	silence exchange.Silence
 }
 
 // Run gets a lease and keeps it, until the context ends or the connection
 // fails.
 func (c Config) Run(ctx context.Context, conn Conn) error {
-	ctx, cancel := context.WithCancel(ctx)
-	k := &client{Config: c, conn: conn, answers: make(chan *answer), failed: make(chan struct{})}
-	done := make(chan struct{})
-	go func() {
-		defer close(done)
-		k.receive(ctx)
-	}()
-	defer func() {
-		cancel()
-		<-done
-	}()
-	return k.run(ctx)
-}
-
-func (c *client) receive(ctx context.Context) {
-	for {
-		data, err := c.conn.Receive(ctx)
-		if err != nil {
-			c.failure = err
-			close(c.failed)
-			return
-		}
+	box := exchange.Open(ctx, c.Confirm, conn.Receive, func(data []byte) (*answer, bool) {
 		a, err := parse(data, c.IAID)
-		if err != nil || !bytes.Equal(a.client, c.DUID) {
-			continue // of another client, or noise
-		}
-		select {
-		case c.answers <- a:
-		case <-ctx.Done():
-			return
-		}
-	}
+		return a, err == nil && bytes.Equal(a.client, c.DUID)
+	})
+	defer box.Close()
+	return (&client{Config: c, conn: conn, box: box}).run(ctx)
 }
-
-type connError struct{ err error }
-
-func (e connError) Error() string { return e.err.Error() }
-
-// errTimeout says that no answer came in time.
-var errTimeout = errors.New("no answer")
 
 func (c *client) run(ctx context.Context) error {
-	c.trying = time.Now()
+	c.silence.Broken()
 	for {
 		var err error
 		if c.Addresses {
 			if c.lease, err = c.acquire(ctx); err == nil {
 				c.Report(Event{Lease: c.lease})
 				err = c.hold(ctx)
-				c.trying, c.reported = time.Now(), 0
+				c.silence.Broken()
 			}
 		} else {
 			err = c.inform(ctx)
@@ -152,41 +116,22 @@ func (c *client) run(ctx context.Context) error {
 		if ctx.Err() != nil {
 			return ctx.Err()
 		}
-		if fatal := (connError{}); errors.As(err, &fatal) {
-			return fatal.err
+		if fatal := (*exchange.ConnError)(nil); errors.As(err, &fatal) {
+			return fatal.Err
 		}
 		held := c.lease != nil
 		c.lease = nil
 		c.Report(Event{Err: err})
 		if !held {
-			_, _ = c.wait(ctx, failDelay) // acquire sees its errors too
-		}
-	}
-}
-
-// wait lets time pass, and says whether it was cut short by Confirm.
-func (c *client) wait(ctx context.Context, d time.Duration) (confirm bool, err error) {
-	timer := time.NewTimer(d)
-	defer timer.Stop()
-	for {
-		select {
-		case <-c.answers: // late
-		case <-c.failed:
-			return false, connError{c.failure}
-		case <-c.Confirm:
-			return true, nil
-		case <-timer.C:
-			return false, nil
-		case <-ctx.Done():
-			return false, ctx.Err()
+			_, _ = c.box.Wait(ctx, failDelay) // acquire sees its errors too
 		}
 	}
 }
 
 // exchange sends a message, as often as the schedule says and until a time,
-// until an answer is good. It returns errTimeout if there is none.
+// until an answer is good. It returns exchange.ErrTimeout if there is none.
 func (c *client) exchange(ctx context.Context, s schedule, kind byte, until time.Time, build func(*message), good func(*answer) bool) (*answer, error) {
-	c.xid = c.random() & 0xffffff
+	c.xid = exchange.Random(c.Rand) & 0xffffff
 	began := time.Now()
 	if s.during > 0 {
 		until = began.Add(s.during)
@@ -212,58 +157,21 @@ func (c *client) exchange(ctx context.Context, s schedule, kind byte, until time
 		if !until.IsZero() {
 			pause = min(pause, time.Until(until))
 		}
-		a, err := c.next(ctx, time.After(pause), good)
-		if !errors.Is(err, errTimeout) {
+		a, err := c.box.Next(ctx, time.After(pause), func(a *answer) bool { return a.xid == c.xid && good(a) })
+		if !errors.Is(err, exchange.ErrTimeout) {
 			return a, err
 		}
-		if c.restart {
-			c.restart, wait = false, s.first
+		if c.box.Restart {
+			c.box.Restart, wait = false, s.first
 		}
-		if kind == solicit || kind == inform {
-			c.silent(sent)
+		if kind != solicit && kind != inform {
+			continue
 		}
-	}
-	return nil, errTimeout
-}
-
-// next returns the next good answer of our transaction until a time.
-func (c *client) next(ctx context.Context, until <-chan time.Time, good func(*answer) bool) (*answer, error) {
-	for {
-		select {
-		case a := <-c.answers:
-			if a.xid == c.xid && good(a) {
-				return a, nil
-			}
-		case <-c.failed:
-			return nil, connError{c.failure}
-		case <-c.Confirm:
-			c.restart = true
-			return nil, errTimeout
-		case <-until:
-			return nil, errTimeout
-		case <-ctx.Done():
-			return nil, ctx.Err()
+		if err := c.silence.Report("DHCPv6", c.Interface, sent); err != nil {
+			c.Report(Event{Lease: c.lease, Err: err})
 		}
 	}
-}
-
-// silent reports that nobody answers, after some time and then less and less
-// often.
-func (c *client) silent(sent error) {
-	since := time.Since(c.trying)
-	next := max(silence, 2*c.reported)
-	if since < next {
-		return
-	}
-	for next*2 <= since {
-		next *= 2
-	}
-	c.reported = next
-	err := fmt.Errorf("no answer from any DHCPv6 server on %s for %v", c.Interface, next)
-	if sent != nil {
-		err = fmt.Errorf("%w: %w", err, sent)
-	}
-	c.Report(Event{Lease: c.lease, Err: err})
+	return nil, exchange.ErrTimeout
 }
 
 // has says whether an answer has addresses of ours.
@@ -302,7 +210,7 @@ func (c *client) acquire(ctx context.Context) (*Lease, error) {
 	if err != nil {
 		return nil, err
 	}
-	c.trying, c.reported = time.Now(), 0
+	c.silence.Broken()
 	if a.kind == reply {
 		return c.newLease(a), nil
 	}
@@ -311,7 +219,7 @@ func (c *client) acquire(ctx context.Context) (*Lease, error) {
 		m.add(optServerID, best.server)
 		m.addIA(c.IAID, best.ia.addrs)
 	}, c.replyOf(best.server))
-	if errors.Is(err, errTimeout) {
+	if errors.Is(err, exchange.ErrTimeout) {
 		return nil, fmt.Errorf("DHCPv6 server %x offers %v on %s and does not confirm it", best.server, best.ia.addrs[0].Addr, c.Interface)
 	}
 	if err != nil {
@@ -363,7 +271,7 @@ func (c *client) hold(ctx context.Context) error {
 		if !c.lease.RenewAt.IsZero() {
 			pause = time.Until(c.lease.RenewAt)
 		}
-		confirm, err := c.wait(ctx, pause)
+		confirm, err := c.box.Wait(ctx, pause)
 		if err != nil {
 			return err
 		}
@@ -387,7 +295,7 @@ func (c *client) lost(err error) error {
 // they are.
 func (c *client) confirm(ctx context.Context) error {
 	a, err := c.exchange(ctx, confirmTimes, confirm, time.Time{}, func(m *message) { m.addIA(c.IAID, c.lease.Addresses) }, c.replyOf(nil))
-	if errors.Is(err, errTimeout) {
+	if errors.Is(err, exchange.ErrTimeout) {
 		return nil
 	}
 	if err == nil && a.status.code == statusNotOnLink {
@@ -411,7 +319,7 @@ func (c *client) renew(ctx context.Context) error {
 			m.addIA(c.IAID, l.Addresses)
 		}, c.replyOf(phase.server))
 		switch {
-		case errors.Is(err, errTimeout):
+		case errors.Is(err, exchange.ErrTimeout):
 			continue
 		case err != nil:
 			return err
@@ -433,27 +341,18 @@ func (c *client) inform(ctx context.Context) error {
 			return err
 		}
 		c.lease = &Lease{Info: a.info, Server: a.server, Acquired: time.Now()}
-		c.trying, c.reported = time.Now(), 0
+		c.silence.Broken()
 		c.Report(Event{Lease: c.lease})
 		pause := informAgain
 		if a.refresh != 0 {
 			pause = min(max(a.refresh, leastInform), informAgain)
 		}
-		if _, err := c.wait(ctx, pause); err != nil {
+		if _, err := c.box.Wait(ctx, pause); err != nil {
 			return err
 		}
-		c.trying = time.Now()
+		c.silence.Broken()
 	}
 }
 
 // jitter returns d and a tenth more or less.
-func (c *client) jitter(d time.Duration) time.Duration {
-	return d - d/10 + time.Duration(uint64(c.random())*uint64(d/5)>>32)
-}
-
-func (c *client) random() uint32 {
-	if c.Rand != nil {
-		return c.Rand.Uint32()
-	}
-	return rand.Uint32()
-}
+func (c *client) jitter(d time.Duration) time.Duration { return exchange.Jitter(c.Rand, d, d/10) }

@@ -5,13 +5,13 @@ package ndp
 import (
 	"context"
 	"encoding/binary"
-	"errors"
 	"fmt"
 	"net/netip"
 	"os"
-	"time"
 
 	"golang.org/x/sys/unix"
+
+	"github.com/kilnhq/kiln/machine/network/rawsocket"
 )
 
 // hopLimit is that of messages that no router has passed on.
@@ -57,14 +57,8 @@ func (s *Socket) Close() error { return s.f.Close() }
 
 // Solicit implements Conn. The kernel makes the check sum.
 func (s *Socket) Solicit(message []byte) error {
-	raw, err := s.f.SyscallConn()
+	err := rawsocket.Send(s.f, message, &unix.SockaddrInet6{ZoneId: uint32(s.index), Addr: netip.IPv6LinkLocalAllRouters().As16()})
 	if err != nil {
-		return err
-	}
-	to := &unix.SockaddrInet6{ZoneId: uint32(s.index), Addr: netip.IPv6LinkLocalAllRouters().As16()}
-	var sent error
-	err = raw.Control(func(fd uintptr) { sent = unix.Sendto(int(fd), message, 0, to) })
-	if err = errors.Join(err, sent); err != nil {
 		return fmt.Errorf("router solicitation on %s: %w", s.name, err)
 	}
 	return nil
@@ -72,29 +66,13 @@ func (s *Socket) Solicit(message []byte) error {
 
 // Receive implements Conn.
 func (s *Socket) Receive(ctx context.Context) ([]byte, netip.Addr, error) {
-	stop := context.AfterFunc(ctx, func() { _ = s.f.SetReadDeadline(time.Unix(1, 0)) })
-	defer stop()
-	raw, err := s.f.SyscallConn()
-	if err != nil {
-		return nil, netip.Addr{}, err
-	}
 	buf, oob := make([]byte, 4096), make([]byte, 128)
 	for {
-		var n, oobn, flags int
-		var from unix.Sockaddr
-		var failed error
-		err := raw.Read(func(fd uintptr) bool {
-			n, oobn, flags, from, failed = unix.Recvmsg(int(fd), buf, oob, 0)
-			return failed != unix.EAGAIN && failed != unix.EINTR
-		})
-		if ctx.Err() != nil {
-			return nil, netip.Addr{}, ctx.Err()
-		}
-		if err = errors.Join(err, failed); err != nil {
+		n, oobn, from, err := rawsocket.Receive(ctx, s.f, buf, oob)
+		if err != nil {
 			return nil, netip.Addr{}, fmt.Errorf("router advertisements on %s: %w", s.name, err)
 		}
-		router, ok := from.(*unix.SockaddrInet6)
-		if ok && flags&unix.MSG_TRUNC == 0 && local(oob[:oobn]) {
+		if router, ok := from.(*unix.SockaddrInet6); ok && local(oob[:oobn]) {
 			return buf[:n], netip.AddrFrom16(router.Addr), nil
 		}
 	}
