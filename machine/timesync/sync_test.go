@@ -10,6 +10,8 @@ import (
 	"net"
 	"reflect"
 	"strings"
+	"sync"
+	"sync/atomic"
 	"testing"
 	"testing/synctest"
 	"time"
@@ -25,25 +27,40 @@ func truth() time.Time {
 
 // fakeClock is wrong by some time.
 type fakeClock struct {
+	mu     sync.Mutex
 	wrong  time.Duration
 	log    []string
 	broken error
 }
 
-func (c *fakeClock) Now() time.Time { return truth().Add(c.wrong) }
+func (c *fakeClock) Now() time.Time { return truth().Add(c.error()) }
+
+// error returns by how much the clock is wrong.
+func (c *fakeClock) error() time.Duration {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	return c.wrong
+}
+
+// drift makes it more wrong.
+func (c *fakeClock) drift(d time.Duration) {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	c.wrong += d
+}
 
 func (c *fakeClock) Step(offset time.Duration) error {
 	c.log = append(c.log, fmt.Sprintf("step %v", offset.Round(time.Millisecond)))
 	if c.broken != nil {
 		return c.broken
 	}
-	c.wrong += offset
+	c.drift(offset)
 	return nil
 }
 
 func (c *fakeClock) Slew(offset, poll, _ time.Duration) error {
 	c.log = append(c.log, fmt.Sprintf("slew %v %v", offset.Round(time.Millisecond), poll))
-	c.wrong += offset
+	c.drift(offset)
 	return nil
 }
 
@@ -56,7 +73,7 @@ func (c *fakeClock) Save() error {
 type fakeServer struct {
 	wrong  time.Duration
 	delay  time.Duration
-	asked  []time.Time
+	asked  atomic.Int32
 	change func(reply []byte) []byte // nil: nothing
 }
 
@@ -98,7 +115,7 @@ func dial(servers map[string]*fakeServer) func(context.Context, string, string) 
 			if n, err := there.Read(request); err != nil || n != packetSize || request[0] != 0x23 {
 				return
 			}
-			s.asked = append(s.asked, time.Now())
+			s.asked.Add(1)
 			time.Sleep(s.delay / 2)
 			reply := s.answer(request)
 			time.Sleep(s.delay / 2)
@@ -136,10 +153,10 @@ func TestSync(t *testing.T) {
 		s.SetServers([]string{"a"})
 		go func() {
 			<-s.Synced()
-			if wrong := c.wrong.Abs(); wrong > time.Millisecond {
+			if wrong := c.error().Abs(); wrong > time.Millisecond {
 				t.Errorf("synced, and wrong by %v", wrong)
 			}
-			c.wrong += 30 * time.Millisecond // a drift
+			c.drift(30 * time.Millisecond)
 		}()
 		ctx, cancel := context.WithTimeout(t.Context(), 2*time.Hour)
 		defer cancel()
@@ -172,8 +189,8 @@ func TestMajority(t *testing.T) {
 			"near": {delay: 4 * time.Millisecond},
 		}, "liar", "far", "near", "gone")
 		st := s.Status()
-		if st.Server != "near" || c.wrong.Abs() > time.Millisecond {
-			t.Errorf("%+v, wrong by %v", st, c.wrong)
+		if st.Server != "near" || c.error().Abs() > time.Millisecond {
+			t.Errorf("%+v, wrong by %v", st, c.error())
 		}
 		if len(st.Faults) != 1 || st.Faults[0] != "time server gone: lookup gone: no such host" {
 			t.Errorf("faults %q", st.Faults)
@@ -225,7 +242,7 @@ func TestFaults(t *testing.T) {
 				if st.Synced || len(clock.log) != 0 || len(st.Faults) != 1 || !strings.HasPrefix(st.Faults[0], "time server a: "+c.fault) {
 					t.Errorf("%q, %q", st.Faults, clock.log)
 				}
-				if n := len(c.server.asked); n < c.asked || n > c.asked+1 {
+				if n := int(c.server.asked.Load()); n < c.asked || n > c.asked+1 {
 					t.Errorf("asked %d times, want %d", n, c.asked)
 				}
 			})
@@ -238,8 +255,8 @@ func TestNoise(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		c := &fakeClock{wrong: time.Minute}
 		f := &fakeServer{change: func(b []byte) []byte { return append(make([]byte, 3*packetSize), b...) }}
-		if s := run(t, time.Second, c, map[string]*fakeServer{"a": f}, "a"); !s.Status().Synced || c.wrong.Abs() > time.Millisecond {
-			t.Errorf("%+v, wrong by %v", s.Status(), c.wrong)
+		if s := run(t, time.Second, c, map[string]*fakeServer{"a": f}, "a"); !s.Status().Synced || c.error().Abs() > time.Millisecond {
+			t.Errorf("%+v, wrong by %v", s.Status(), c.error())
 		}
 	})
 }
@@ -248,7 +265,7 @@ func TestNoise(t *testing.T) {
 func TestSetByOthers(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		c := &fakeClock{}
-		time.AfterFunc(30*time.Second, func() { c.wrong += time.Hour })
+		time.AfterFunc(30*time.Second, func() { c.drift(time.Hour) })
 		s := run(t, 4*time.Minute, c, map[string]*fakeServer{"a": {}}, "a")
 		want := "step 0s, save, slew 0s 2m8s, step -1h0m0s, slew 0s 2m8s"
 		if got := strings.Join(c.log, ", "); got != want || s.Status().Stepped.Round(time.Second) != -time.Hour {
