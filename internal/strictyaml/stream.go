@@ -82,7 +82,8 @@ func (doc *Document) Decode(v any) {
 		return
 	}
 	doc.d.strict.prune(doc.node)
-	if err := doc.node.Decode(v); err != nil {
+	// The library compares every key with every other one; check has done it.
+	if err := doc.node.Load(v, yaml.WithV3Defaults(), yaml.WithUniqueKeys(false)); err != nil {
 		doc.d.wrap(err)
 	}
 }

@@ -198,14 +198,24 @@ func (d *decoder) checkFree(n *yaml.Node, where string, depth int) {
 		if n.ShortTag() == "!!timestamp" {
 			n.Tag = "!!str"
 		}
-		var v any
-		err := n.Decode(&v)
-		f, isFloat := v.(float64)
-		if err != nil || isFloat && (math.IsNaN(f) || math.IsInf(f, 0)) ||
-			!slices.Contains([]string{"!!str", "!!int", "!!float", "!!bool", "!!null"}, n.ShortTag()) {
+		if !isJSON(n) {
 			d.at(n, where, "%s%q, want what JSON can say", prefix(where), n.Value)
 		}
 	}
+}
+
+// isJSON reports whether JSON can say a scalar.
+func isJSON(n *yaml.Node) bool {
+	switch n.ShortTag() {
+	case "!!str", "!!bool", "!!null":
+		return true
+	case "!!int", "!!float":
+		var v any
+		err := n.Decode(&v)
+		f, isFloat := v.(float64)
+		return err == nil && !(isFloat && (math.IsNaN(f) || math.IsInf(f, 0)))
+	}
+	return false
 }
 
 // rules checks the fields of mapping n against their rules, and gives it those

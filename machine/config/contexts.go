@@ -93,8 +93,11 @@ func isEndpoint(s string) bool {
 	if err != nil || n == 0 {
 		return false
 	}
-	addr, err := netip.ParseAddr(host)
-	return err == nil && addr.Is6() == strings.HasPrefix(s, "[") || isDomain(host)
+	if strings.HasPrefix(s, "[") {
+		addr, err := netip.ParseAddr(host)
+		return err == nil && addr.Is6()
+	}
+	return isDomain(host)
 }
 
 // EncodeContexts returns c as YAML, with its secrets.

@@ -5,6 +5,7 @@ import (
 	"errors"
 	"reflect"
 	"testing"
+	"unicode/utf8"
 
 	"github.com/kilnhq/kiln/internal/strictyaml"
 )
@@ -43,6 +44,7 @@ func FuzzParse(f *testing.F) {
 	f.Add([]byte(doc("Kubelet", "config: {a: [1.0, 1e30, 0x1f, ~, 'a\n\n b', 2020-01-01, {}], 18446744073709551615: x}\n")))
 	f.Add([]byte(doc("File", "path: /var/a\ncontent: |2-\n   a\n\n  b\n")))
 	f.Add([]byte(doc("File", "path: /var/a\ncontent: \"a\\r\\n\\tb\\x00\\u2028 \\n\"\n")))
+	schema := validator(f)
 	f.Fuzz(func(t *testing.T, data []byte) {
 		c, err := Parse("f", data)
 		if err != nil {
@@ -53,6 +55,9 @@ func FuzzParse(f *testing.F) {
 			return
 		}
 		roundTrip(t, c)
+		if err := refused(t, schema, string(data)); err != nil {
+			t.Fatalf("the schema refuses what Parse takes: %v", err)
+		}
 	})
 }
 
@@ -73,5 +78,22 @@ func FuzzParseContexts(f *testing.F) {
 		if again, err := ParseContexts("encoded", out); err != nil || !reflect.DeepEqual(again, c) {
 			t.Fatalf("%s\n%v", out, err)
 		}
+	})
+}
+
+// Any text survives.
+func FuzzEncode(f *testing.F) {
+	for _, s := range []string{"a\nb\n", "a\n\n", "\na", " a\nb", "a \nb", "a\n b", "\ta\n", "a\r\nb", "#a\nb", "- a\n", "---\na\n", "...\n", "\u2028\n", "\ufeffa\n", "5", "~", "!x", "*x", "a: b", "yes", "0x1", "\x00", "\u0085"} {
+		f.Add(s)
+	}
+	f.Fuzz(func(t *testing.T, s string) {
+		if !utf8.ValidString(s) || s == "" || s == Placeholder {
+			return
+		}
+		c := &Config{
+			Files:   []File{{Path: "/var/a", Mode: 0o644, Encoding: EncodingText, Content: NewSecret(s)}},
+			Kubelet: &Kubelet{ClusterDomain: "a", Config: Object{"a": s, "b": map[string]any{s: []any{s, nil, 1.5, 7, true}}}},
+		}
+		roundTrip(t, c)
 	})
 }

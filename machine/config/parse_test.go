@@ -140,7 +140,12 @@ func TestLimits(t *testing.T) {
 	for i := range 1025 {
 		files.WriteString(doc("File", fmt.Sprintf("path: /var/%d\n---\n", i)))
 	}
+	var keys strings.Builder // which the library would compare with each other
+	for i := range 60000 {
+		fmt.Fprintf(&keys, "  \"k%d \": a\n", i)
+	}
 	for _, tt := range []struct{ name, in, want string }{
+		{"map", doc("Service", "name: a\nimage: a\nenvironment:\n"+keys.String()), "environment.k0 : want a name of letters"},
 		{"aliases", bomb, "m.yaml:5:10: config.b[0]: an alias: anchors and aliases are not supported; write the value out"},
 		{"size", strings.Repeat("#", 1<<20+1), "m.yaml: 1048577 bytes, want at most 1048576"},
 		{"nothing", "# only a comment\n---\n", "m.yaml: no document, want at least one with apiVersion: v1alpha1 and a kind"},

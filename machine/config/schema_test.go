@@ -22,7 +22,7 @@ import (
 
 // validator returns the schema, which is itself checked against the schema of
 // schemas.
-func validator(t *testing.T) *jsonschema.Schema {
+func validator(t testing.TB) *jsonschema.Schema {
 	t.Helper()
 	data, err := Schema()
 	if err != nil {
