@@ -38,7 +38,7 @@ help: ## list the targets
 	@awk -F ':.*## ' '/^[a-z0-9-]+:.*## / { printf "  make %-12s %s\n", $$1, $$2 }' $(firstword $(MAKEFILE_LIST))
 
 # $(call build_kiln,ENVIRONMENT,FILE)
-build_kiln = $(1) go build -trimpath -ldflags '-s -w -X main.version=$(VERSION)' -o $(2) ./cmd/kiln
+build_kiln = $(1) go build -trimpath -tags grpcnotrace -ldflags '-s -w -X main.version=$(VERSION)' -o $(2) ./cmd/kiln
 
 # --- What an image is made of
 
