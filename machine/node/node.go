@@ -15,8 +15,6 @@ import (
 	"context"
 	"fmt"
 	"log/slog"
-	"net"
-	"os"
 	"path/filepath"
 	"sync"
 	"time"
@@ -139,13 +137,8 @@ func (r remarks) Write(line []byte) (int, error) {
 // serve answers the API's server and starts it.
 func (n *Node) serve(ctx context.Context) error {
 	path := filepath.Join(n.options.RunDir, filepath.Base(control.Socket))
-	_ = os.Remove(path)
-	l, err := net.ListenUnix("unix", &net.UnixAddr{Name: path, Net: "unix"})
+	l, err := control.Listen(path, APIUser)
 	if err != nil {
-		return err
-	}
-	// Who asks is checked with every call.
-	if err := os.Chmod(path, 0o666); err != nil {
 		return err
 	}
 	n.server = &control.Server{Node: n, Users: []uint32{APIUser}, Log: n.log}
