@@ -3,7 +3,6 @@
 package test
 
 import (
-	"context"
 	"encoding/json"
 	"fmt"
 	"net"
@@ -133,12 +132,10 @@ func TestNode(t *testing.T) {
 	reader.refused(t, []string{"reboot"}, "reader", "operator")
 
 	admin.run(t, "reboot")
-	ready(t, ctx, m)
-	for range 2 { // the second start, which has the configuration from the disk
-		if _, err := m.Wait(ctx, mutualLine); err != nil {
-			t.Fatal(err)
-		}
+	if _, err := m.Wait(ctx, mutualLine); err != nil { // with what is on the disk
+		t.Fatal(err)
 	}
+	ready(t, ctx, m)
 	isManaged(t, admin)
 	shutdown(t, ctx, m)
 }
@@ -174,5 +171,3 @@ func isManaged(t *testing.T, admin remote) {
 		t.Errorf("memory: %v, %s; want at most 200 MiB in use", err, out)
 	}
 }
-
-var _ = context.Background

@@ -55,11 +55,6 @@ func run(ctx context.Context, log *slog.Logger, listen, socket string) error {
 	server := api.New(api.Options{
 		Node: &control.Client{Path: socket}, System: nodeinfo.Local(), Disks: blockdev.Local(), Files: tree, Log: log, Now: time.Now,
 	})
-	l, err := net.Listen("tcp", listen)
-	if err != nil {
-		return err
-	}
-	log.Info("the API listens", "address", l.Addr().String())
 	ctx, cancel := context.WithCancelCause(ctx)
 	defer cancel(nil)
 	followed := make(chan error, 1)
@@ -70,9 +65,24 @@ func run(ctx context.Context, log *slog.Logger, listen, socket string) error {
 		}
 		followed <- err
 	}()
-	err = server.Serve(ctx, l)
+	err = listenAndServe(ctx, log, server, listen)
 	cancel(nil)
 	return errors.Join(err, <-followed)
+}
+
+// listenAndServe listens as soon as there is an identity.
+func listenAndServe(ctx context.Context, log *slog.Logger, server *api.Server, listen string) error {
+	select {
+	case <-server.Identified():
+	case <-ctx.Done():
+		return nil
+	}
+	l, err := net.Listen("tcp", listen)
+	if err != nil {
+		return err
+	}
+	log.Info("the API listens", "address", l.Addr().String())
+	return server.Serve(ctx, l)
 }
 
 // confine gives up what this process could gain or give away.

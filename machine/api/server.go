@@ -19,6 +19,7 @@ import (
 	"errors"
 	"log/slog"
 	"net"
+	"sync"
 	"sync/atomic"
 	"time"
 
@@ -65,12 +66,14 @@ type Server struct {
 	now      func() time.Time
 	rules    map[string]rule
 	identity atomic.Pointer[identity]
+	first    sync.Once     // closes known
+	known    chan struct{} // see Identified
 	grpc     *grpc.Server
 }
 
 // New returns a server.
 func New(o Options) *Server {
-	s := &Server{verbs: verbs{node: o.Node, system: o.System, disks: o.Disks, files: o.Files}, log: o.Log, now: o.Now, rules: rules()}
+	s := &Server{verbs: verbs{node: o.Node, system: o.System, disks: o.Disks, files: o.Files}, log: o.Log, now: o.Now, rules: rules(), known: make(chan struct{})}
 	unary, stream := []grpc.UnaryServerInterceptor{s.unary}, []grpc.StreamServerInterceptor{s.stream}
 	if o.unary != nil {
 		unary, stream = append(unary, o.unary), append(stream, o.stream)
@@ -98,8 +101,13 @@ func (s *Server) SetIdentity(from control.Identity) error {
 		return err
 	}
 	s.identity.Store(id)
+	s.first.Do(func() { close(s.known) })
 	return nil
 }
+
+// Identified returns a channel that is closed when the server has an identity. To
+// listen before is to refuse those who come.
+func (s *Server) Identified() <-chan struct{} { return s.known }
 
 // Follow keeps the identity as the Node says it is. If the Node cannot say, the
 // server keeps the one it has and asks again.
