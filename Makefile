@@ -131,13 +131,14 @@ installer: extension ## build out/kiln.installer.tar, an image for 'docker load'
 test_env = KILN_REQUIRE_ORACLES=1 KILN_BIN=$(abspath $(KILN)) KILN_BASE=$(abspath $(BASE)) \
 	KILN_EXTENSION=$(abspath $(EXTENSION)) KILN_IMAGE=$(abspath $(IMAGE)) KILN_IMAGE_4K=$(abspath $(IMAGE_4K)) \
 	KILN_BASE_ARM64=$(abspath $(ARM64)/base) KILN_EXTENSION_ARM64=$(abspath $(ARM64)/wireguard) \
-	KILN_BASE_GENERIC=$(abspath $(BASE_GENERIC)) KILN_TEST_DEBS=$(abspath $(DEBS)) KILN_TEST_KERNELS=$(abspath $(OUT)/kernels/cloud):$(abspath $(OUT)/kernels/generic)
+	KILN_BASE_GENERIC=$(abspath $(BASE_GENERIC)) KILN_TEST_DEBS=$(abspath $(DEBS)) KILN_TEST_XEN=$(abspath $(OUT)/xen) KILN_TEST_KERNELS=$(abspath $(OUT)/kernels/cloud):$(abspath $(OUT)/kernels/generic)
 
 .PHONY: fixtures
 fixtures: compose image-4k
 	@$(if $(filter-out amd64,$(ARCH)),$(error the tests run on amd64, and build what they need for others; leave ARCH out))
 	@$(MAKE) --no-print-directory ARCH=arm64 extension
 	@ARCH=$(ARCH) rootfs/userland/fetch.sh $(DEBS) generic
+	@rootfs/userland/fetch.sh $(OUT)/xen xen
 	@for f in cloud="$(kernel_cloud)" generic="$(kernel_generic)"; do \
 		dir=$(OUT)/kernels/$${f%%=*} deb=$${f#*=}; \
 		if [[ $$(cat $$dir.unpacked 2>/dev/null) == "$$deb" ]]; then continue; fi; \
@@ -153,9 +154,11 @@ lint: deps ## check format and correctness of the source
 	@go run $(STATICCHECK) ./...
 	@for s in $$(git ls-files '*.sh' .ci/run test/unprivileged); do bash -n $$s; done
 
+test_timeout = 45m
+
 .PHONY: test
 test: lint fixtures ## run all tests: as this user, and, as root, also as nobody without network
-	$(test_env) go test -count=1 -timeout 45m ./...
+	$(test_env) go test -count=1 -timeout $(test_timeout) ./...
 ifeq ($(shell id -u),0)
 	@$(MAKE) --no-print-directory test-unprivileged
 endif
@@ -172,6 +175,7 @@ test-unprivileged:
 
 .PHONY: test-full
 test-full: export KILN_TEST_FULL = 1
+test-full: test_timeout = 90m
 test-full: test ## run all tests, those that take long, race detector and fuzzing included
 	CGO_ENABLED=1 $(test_env) go test -count=1 -timeout 40m -short -race ./...
 	@$(MAKE) --no-print-directory fuzz

@@ -24,26 +24,35 @@ func (i *Image) domain(a *Artifact) (suffix string, content []byte, err error) {
 	return "", nil, nil
 }
 
-// xl is a configuration for the xl toolstack, see xl.cfg(5). The disk is found in
-// the directory that xl runs in.
+// xenImages is where the Xen project's handbook has guests' disks.
+const xenImages = "/var/lib/xen/images/"
+
+// pvh is what makes an HVM guest a PVH guest, in place of type and serial.
+const pvh = `
+# As a PVH guest, without emulated devices, it is booted by GRUB for PVH (package
+# grub-xen-host of Debian); in place of the lines with type, firmware and serial:
+#type = "pvh"
+#kernel = "/usr/lib/grub-xen/grub-i386-xen_pvh.bin"
+`
+
+// xl is a configuration for the xl toolstack, see xl.cfg(5). The disk has to have
+// an absolute path: xl starts a guest again from the root directory when the guest
+// restarts itself.
 func (i *Image) xl(file, format string) []byte {
 	p := i.request.Profile
 	if format != "qcow2" && format != "vhd" {
 		format = "raw"
 	}
-	firmware := "ovmf"
-	if p.Machine.Firmware == "bios" {
-		firmware = "seabios"
-	}
+	name := "kiln-" + p.Name
 	var b bytes.Buffer
-	fmt.Fprintf(&b, "# xl create %s.xl.cfg\n", file)
-	fmt.Fprintf(&b, "name = \"kiln-%s\"\nuuid = \"%s\"\ntype = \"hvm\"\n", p.Name, i.id.uuid("xl"))
-	if firmware == "ovmf" {
+	fmt.Fprintf(&b, "# xl create %s.xl.cfg\n# xl console -t pv %s\n", file, name)
+	fmt.Fprintf(&b, "name = \"%s\"\nuuid = \"%s\"\ntype = \"hvm\"\n", name, i.id.uuid("xl"))
+	if p.Machine.Firmware != "bios" {
 		fmt.Fprintf(&b, "firmware = \"ovmf\"\n")
 	}
 	fmt.Fprintf(&b, "memory = %d\nvcpus = %d\n", p.Machine.Memory/profiles.MiB, p.Machine.CPUs)
-	fmt.Fprintf(&b, "disk = [ \"format=%s, vdev=xvda, access=rw, target=%s\" ]\n", format, file)
-	fmt.Fprintf(&b, "vif = [ \"\" ]\nserial = \"pty\"\non_crash = \"restart\"\n")
+	fmt.Fprintf(&b, "disk = [ \"format=%s, vdev=xvda, access=rw, target=%s\" ]\n", format, xenImages+file)
+	fmt.Fprintf(&b, "vif = [ \"\" ]\nserial = \"pty\"\non_crash = \"restart\"\n%s", pvh)
 	return b.Bytes()
 }
 

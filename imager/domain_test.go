@@ -31,15 +31,21 @@ func described(t *testing.T, profile, set, path, format string) (suffix, text st
 func TestXL(t *testing.T) {
 	suffix, got := described(t, "xen", "", "images/xen.raw", "raw")
 	const want = `# xl create xen.raw.xl.cfg
+# xl console -t pv kiln-xen
 name = "kiln-xen"
 uuid = "e94b4b8f-ae2b-8f0a-a3c3-7e43ec5d7d4a"
 type = "hvm"
 memory = 2048
 vcpus = 2
-disk = [ "format=raw, vdev=xvda, access=rw, target=xen.raw" ]
+disk = [ "format=raw, vdev=xvda, access=rw, target=/var/lib/xen/images/xen.raw" ]
 vif = [ "" ]
 serial = "pty"
 on_crash = "restart"
+
+# As a PVH guest, without emulated devices, it is booted by GRUB for PVH (package
+# grub-xen-host of Debian); in place of the lines with type, firmware and serial:
+#type = "pvh"
+#kernel = "/usr/lib/grub-xen/grub-i386-xen_pvh.bin"
 `
 	lines := func(s string) string { // but for the identifier
 		before, rest, _ := strings.Cut(s, "uuid = ")

@@ -28,14 +28,19 @@ const patience = 4 * time.Minute
 // that start a second machine after their first.
 func start(t *testing.T, c vm.Config) (context.Context, *vm.Machine) {
 	t.Helper()
+	if c.Restart { // a slot on trial has three starts
+		return startWithin(t, 3*patience, c)
+	}
+	return startWithin(t, patience, c)
+}
+
+// startWithin starts a machine that has another time to do all it does.
+func startWithin(t *testing.T, patience time.Duration, c vm.Config) (context.Context, *vm.Machine) {
+	t.Helper()
 	if testing.Short() {
 		t.Skip("SKIPPED: boots machines")
 	}
 	oracle.Tool(t, map[string]string{"": "qemu-system-x86_64", "arm64": "qemu-system-aarch64"}[c.Arch])
-	patience := patience
-	if c.Restart {
-		patience *= 3 // a slot on trial has three starts
-	}
 	ctx, cancel := context.WithTimeout(context.Background(), patience)
 	m, err := vm.Start(ctx, c, nil)
 	if err != nil {

@@ -9,6 +9,7 @@
 //	KILN_EXTENSION   an extension of it that loads the module wireguard
 //	KILN_IMAGE       profile metal with the extension
 //	KILN_IMAGE_4K    profile metal-4k with the extension
+//	KILN_TEST_XEN    Debian packages of a Xen host
 //
 // and KILN_BASE_ARM64 and KILN_EXTENSION_ARM64, the same for arm64. Without that the
 // tests are skipped, and say so. So are those that take long, unless KILN_TEST_FULL

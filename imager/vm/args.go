@@ -82,6 +82,9 @@ func (c Config) arguments(a arch, f files) []string {
 	if c.Accel != "tcg" {
 		cpu = "host"
 	}
+	if c.CPU != "" {
+		cpu = c.CPU
+	}
 	args := []string{
 		"-nodefaults", "-no-user-config",
 		"-machine", a.machine, "-accel", c.Accel, "-cpu", cpu, "-smp", "1", "-m", fmt.Sprint(c.Memory),

@@ -2,8 +2,9 @@
 # Download the Debian packages that a base and its kernel kit are made of, and some
 # sources of modules for tests. Usage: fetch.sh DIR [FLAVOUR]
 #
-# FLAVOUR is that of the kernel: cloud, if none is given, or generic. ARCH in the
-# environment is the architecture, if it is not this machine's: amd64, arm64.
+# FLAVOUR is that of the kernel: cloud, if none is given, or generic. Or it is xen,
+# for the Xen host of a test instead of a base. ARCH in the environment is the
+# architecture, if it is not this machine's: amd64, arm64.
 #
 # Files are called NAME_VERSION_ARCH.deb, one version of each. What was downloaded
 # once is not asked for again: remove DIR to get newer versions.
@@ -11,7 +12,7 @@ set -euo pipefail
 . "$(dirname "$0")/apt.sh"
 
 if (($# < 1 || $# > 2)); then
-	echo "usage: fetch.sh DIR [cloud|generic]" >&2
+	echo "usage: fetch.sh DIR [cloud|generic|xen]" >&2
 	exit 2
 fi
 dir=$1
@@ -30,8 +31,8 @@ efi_version=257
 # Sources of modules, and the first versions of them that build for the series.
 dkms=(v4l2loopback-dkms=0.13.2 rapiddisk-dkms=9.2.0 vpoll-dkms=0.1.1)
 
-[[ $flavour == cloud || $flavour == generic ]] || {
-	echo "fetch: kernel flavour $flavour, want cloud or generic" >&2
+[[ $flavour == cloud || $flavour == generic || $flavour == xen ]] || {
+	echo "fetch: flavour $flavour, want cloud, generic or xen" >&2
 	exit 2
 }
 
@@ -92,6 +93,21 @@ kernel() {
 	return 1
 }
 
+# xen APT prints the packages of a Xen host, of the release's version. What the
+# programs depend on beyond the libraries is Python.
+xen() {
+	local version
+	version=$(APT_CONFIG=$1/apt.conf apt-cache depends xen-system-amd64 2>/dev/null |
+		sed -n 's/^ *Depends: xen-hypervisor-\([0-9.]*\)-amd64$/\1/p')
+	if [[ -z $version ]]; then
+		say "the machine's mirror has no xen-system-amd64"
+		return 1
+	fi
+	printf '%s\n' "xen-hypervisor-$version-amd64" "xen-utils-$version" xen-utils-common xenstore-utils grub-xen-host busybox-static
+	APT_CONFIG=$1/apt.conf apt-cache depends --recurse --no-recommends --no-suggests --no-conflicts --no-breaks \
+		--no-replaces --no-enhances "libxenmisc$version" libncurses6 qemu-system-xen | grep -E '^[a-z0-9]' | sort -u
+}
+
 # at_least PACKAGE VERSION sets from to the private APT that has the package in that
 # version: that of the machine's release, if it has.
 at_least() {
@@ -108,12 +124,17 @@ at_least() {
 }
 
 private_apt "$work/apt" "$arch" deb
-package=$(kernel "$work/apt") # and its headers, for Module.symvers and the kernel kit
-headers=linux-headers-${package#linux-image-}
-packages=("$package" "$headers" ca-certificates linux-libc-dev musl musl-dev)
-[[ $arch != amd64 ]] || packages+=(grub-pc-bin)
-mapfile -t shared < <(APT_CONFIG=$work/apt/apt.conf apt-cache depends --no-recommends --no-suggests "$headers" |
-	sed -n 's/^ *Depends: \(linux-headers-[^ ]*-common\|linux-kbuild-[^ ]*\)$/\1/p')
+if [[ $flavour == xen ]]; then
+	packages=($(xen "$work/apt"))
+	shared=()
+else
+	package=$(kernel "$work/apt") # and its headers, for Module.symvers and the kernel kit
+	headers=linux-headers-${package#linux-image-}
+	packages=("$package" "$headers" ca-certificates linux-libc-dev musl musl-dev)
+	[[ $arch != amd64 ]] || packages+=(grub-pc-bin)
+	mapfile -t shared < <(APT_CONFIG=$work/apt/apt.conf apt-cache depends --no-recommends --no-suggests "$headers" |
+		sed -n 's/^ *Depends: \(linux-headers-[^ ]*-common\|linux-kbuild-[^ ]*\)$/\1/p')
+fi
 for package in "${packages[@]}" "${shared[@]}"; do
 	if [[ $package == linux-kbuild-* ]] && [[ $arch != "$(dpkg --print-architecture)" ]]; then
 		# Its programs run here, whatever they build for.
@@ -124,12 +145,14 @@ for package in "${packages[@]}" "${shared[@]}"; do
 	download "$work/apt" "$package"
 done
 
-at_least systemd-boot-efi $efi_version
-download "$from" systemd-boot-efi
-for want in "${dkms[@]}"; do
-	at_least "${want%=*}" "${want#*=}"
-	download "$from" "${want%=*}" || say "tests that build ${want%=*} will fail"
-done
+if [[ $flavour != xen ]]; then
+	at_least systemd-boot-efi $efi_version
+	download "$from" systemd-boot-efi
+	for want in "${dkms[@]}"; do
+		at_least "${want%=*}" "${want#*=}"
+		download "$from" "${want%=*}" || say "tests that build ${want%=*} will fail"
+	done
+fi
 
 # What an earlier run has left is an older version now, or no longer asked for.
 if [[ -e $done_file ]]; then
