@@ -75,7 +75,7 @@ func (r remote) json(t *testing.T, v any, args ...string) {
 
 var (
 	maintenanceLine = regexp.MustCompile(`(^|\] )kiln: stage=api \S+ mode=maintenance fingerprint=`)
-	configLine      = regexp.MustCompile(`(^|\] )kiln: stage=config \S+ from=state digest=`)
+	configLine      = regexp.MustCompile(`(^|\] )kiln: stage=config \S+ from=STATE digest=`)
 	mutualLine      = regexp.MustCompile(`(^|\] )kiln: stage=api \S+ mode="mutual TLS" port=50000`)
 )
 
@@ -106,7 +106,7 @@ func TestNode(t *testing.T) {
 	if out := stranger.run(t, "version"); !strings.Contains(out, "maintenance") {
 		t.Errorf("version: %s", out)
 	}
-	stranger.refused(t, []string{"services"}, "maintenance")
+	stranger.refused(t, []string{"services"}, "the node has no configuration yet")
 
 	dir := t.TempDir()
 	run(t, stranger.kiln, "config", "generate", "--hostname", "node1", "--address", "127.0.0.1", "--output", dir)
@@ -164,10 +164,10 @@ func isManaged(t *testing.T, admin remote) {
 		t.Errorf("ports that are listened on: %v, want C350 only", ports)
 	}
 	var memory []struct {
-		Total, Available uint64
+		Total, Available uint64 `json:",string"`
 	}
-	out := admin.run(t, "memory", "--output", "json")
-	if err := json.Unmarshal([]byte(out), &memory); err != nil || len(memory) != 1 || memory[0].Total == 0 || memory[0].Total-memory[0].Available > 200<<20 {
-		t.Errorf("memory: %v, %s; want at most 200 MiB in use", err, out)
+	admin.json(t, &memory, "memory")
+	if len(memory) != 1 || memory[0].Total == 0 || memory[0].Total-memory[0].Available > 200<<20 {
+		t.Errorf("memory: %+v; want at most 200 MiB in use", memory)
 	}
 }

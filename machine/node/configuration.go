@@ -25,7 +25,10 @@ import (
 
 // patience is how long the start waits for a configuration. What comes later is
 // taken over then.
-const patience = 15 * time.Second
+const patience = 10 * time.Second
+
+// fromState is the source of a configuration that the node has kept.
+const fromState = "STATE"
 
 // retry is when all sources are asked again of which one may have a configuration.
 const retry = time.Minute
@@ -96,7 +99,7 @@ func (n *Node) found(r *platform.Result) {
 		n.remark("config", "%v", err)
 		return
 	}
-	if r.Source != "state" && len(r.Failed) == 0 {
+	if r.Source != fromState && len(r.Failed) == 0 {
 		if err := n.state.Save(r.Data); err != nil {
 			n.remark("config", "is not kept: %v", err)
 		}
@@ -290,7 +293,7 @@ func (n *Node) ApplyConfig(_ context.Context, r control.ConfigChange) (control.C
 	if err := n.state.Save(r.Config); err != nil {
 		return result, err
 	}
-	n.adopt(c, "state")
+	n.adopt(c, fromState)
 	result.Applied = true
 	return result, nil
 }

@@ -20,18 +20,25 @@ import (
 // every start and whenever the node's addresses change.
 const certificateLife = 365 * 24 * time.Hour
 
-// maintain gives the API the identity of a node without a configuration, and shows
-// its fingerprint.
-func (n *Node) maintain() error {
+// maintain gives the API the identity of a node without a configuration, and
+// returns its fingerprint.
+func (n *Node) maintain() (selfsigned.Fingerprint, error) {
 	name, _ := os.Hostname()
 	cert, key, fingerprint, err := selfsigned.New(rand.Reader, name)
 	if err != nil {
-		return err
+		return fingerprint, err
 	}
 	n.identify(control.Identity{Maintenance: true, Certificate: cert, Key: key})
-	n.event("api", "maintenance", fingerprint.String(), nil)
-	n.options.Console.Stage("api", console.F("mode", "maintenance"), console.F("fingerprint", fingerprint))
-	return nil
+	return fingerprint, nil
+}
+
+// announce shows the fingerprint of a node that waits for a configuration.
+func (n *Node) announce(f selfsigned.Fingerprint) {
+	if c, _ := n.current(); c != nil && c.API != nil {
+		return
+	}
+	n.event("api", "maintenance", f.String(), nil)
+	n.options.Console.Stage("api", console.F("mode", "maintenance"), console.F("fingerprint", f))
 }
 
 // issue makes the API's certificate for the addresses that the node has, if it has

@@ -92,11 +92,13 @@ func Start(ctx context.Context, o Options) (*Node, error) {
 	if err := n.startNetwork(); err != nil {
 		n.remark("network", "%v", err)
 	}
-	if err := n.maintain(); err != nil {
+	fingerprint, err := n.maintain()
+	if err != nil {
 		return nil, err
 	}
 	go n.clock.run(ctx)
 	n.configure(ctx)
+	n.announce(fingerprint)
 	return n, n.serve(ctx)
 }
 
