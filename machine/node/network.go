@@ -5,11 +5,9 @@ package node
 import (
 	"context"
 	"fmt"
-	"net/netip"
 	"os"
 	"path/filepath"
 	"slices"
-	"time"
 
 	"golang.org/x/sys/unix"
 
@@ -99,20 +97,4 @@ func (n *Node) reportNetwork(s network.Status) {
 		}
 	}
 	n.clock.servers()
-}
-
-// addresses returns the node's own, without loopback.
-func (n *Node) addresses() []netip.Addr {
-	n.mu.Lock()
-	defer n.mu.Unlock()
-	return n.status.Addresses()
-}
-
-// awaitNetwork waits a while for an address.
-func (n *Node) awaitNetwork(ctx context.Context, patience time.Duration) {
-	for end := time.Now().Add(patience); time.Now().Before(end) && ctx.Err() == nil; time.Sleep(50 * time.Millisecond) {
-		if len(n.addresses()) > 0 {
-			return
-		}
-	}
 }
