@@ -38,7 +38,7 @@ help: ## list the targets
 	@awk -F ':.*## ' '/^[a-z0-9-]+:.*## / { printf "  make %-12s %s\n", $$1, $$2 }' $(firstword $(MAKEFILE_LIST))
 
 # $(call build_kiln,ENVIRONMENT,FILE)
-build_kiln = $(1) go build -trimpath -ldflags '-s -w -X main.version=$(VERSION)' -o $(2) ./cmd/kiln
+build_kiln = $(1) go build -trimpath -tags grpcnotrace -ldflags '-s -w -X main.version=$(VERSION)' -o $(2) ./cmd/kiln
 
 # --- What an image is made of
 
@@ -64,6 +64,10 @@ endif
 build: ## build bin/kiln
 	@$(call build_kiln,,$(KILN))
 
+.PHONY: generate
+generate: ## make the Go files of the node's API from its protobuf definitions
+	@api/v1alpha1/generate.sh
+
 # --- Images
 
 GRUB := $(if $(filter amd64,$(ARCH)),$(addprefix $(OUT)/grub/,core.img eltorito.img))
@@ -71,7 +75,7 @@ GRUB := $(if $(filter amd64,$(ARCH)),$(addprefix $(OUT)/grub/,core.img eltorito.
 # $(call build_base,FLAVOUR,DIR)
 define build_base
 	@inputs=$$(sha256sum $(KILN) rootfs/recipe.yaml $(OUT)/userland.stamp $(GRUB) go.mod go.sum \
-		$$(find cmd/init machine -name '*.go' | sort) && ls $(DEBS) && echo $(1) $(ARCH)); \
+		$$(find cmd/init cmd/initramfs cmd/apid api internal machine -name '*.go' | sort) && ls $(DEBS) && echo $(1) $(ARCH)); \
 	if [[ -e $(2)/index.json && $$inputs == "$$(cat $(2).inputs 2>/dev/null)" ]]; then exit 0; fi; \
 	$(KILN) base build --recipe rootfs/recipe.yaml --kernel $(kernel_$(1)) --packages $(DEBS) --tree $(OUT) \
 		$(if $(GRUB),--grub-core $(word 1,$(GRUB)) --grub-cd $(word 2,$(GRUB))) --output $(2); \

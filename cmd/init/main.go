@@ -1,18 +1,18 @@
 //go:build linux
 
-// Init is PID 1 of every kiln image.
-//
-// The kernel starts it as /init of the initramfs, which is stage 1; stage 1
-// starts it again from the root file system, which is stage 2. Called as
-// modprobe, poweroff or reboot, which the kernel does as well, it is that.
+// Init is PID 1 in the root file system of every kiln image: the init of the
+// initramfs starts it when the root is there. Called as modprobe, poweroff or
+// reboot, which the kernel does as well, it is that.
 package main
 
 import (
+	"context"
 	"fmt"
 	"os"
 	"path/filepath"
 
 	"github.com/kilnhq/kiln/machine/modprobe"
+	"github.com/kilnhq/kiln/machine/node"
 	"github.com/kilnhq/kiln/machine/power"
 	"github.com/kilnhq/kiln/machine/stage"
 )
@@ -21,10 +21,8 @@ func main() {
 	name := filepath.Base(os.Args[0])
 	var err error
 	switch {
-	case os.Getpid() == 1 && stage.InInitramfs():
-		stage.One()
 	case os.Getpid() == 1:
-		stage.Two()
+		stage.Two(begin)
 	case name == "modprobe":
 		os.Exit(modprobe.Main(os.Args[1:], os.Stdout, os.Stderr))
 	case name == "poweroff" || name == "halt":
@@ -38,4 +36,17 @@ func main() {
 		fmt.Fprintf(os.Stderr, "%s: %v\n", name, err)
 		os.Exit(1)
 	}
+}
+
+// begin starts what the node is for.
+func begin(f stage.Facts) (stage.System, error) {
+	o := node.Options{
+		Args: f.Args, Console: f.Console, Runner: f.Children, Power: f.Power,
+		Version: f.Version, Release: f.Release, Slot: f.Slot, Disk: f.Disk, StateDir: f.StateDir,
+		Image: f.Image, RunDir: f.RunDir, Modules: f.Modules, Layers: f.Layers,
+	}
+	if self, err := os.Stat("/proc/self/exe"); err == nil {
+		o.Epoch = self.ModTime() // of the image: it is certainly past
+	}
+	return node.Start(context.Background(), o)
 }

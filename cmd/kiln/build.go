@@ -12,6 +12,7 @@ import (
 
 	"github.com/kilnhq/kiln/imager"
 	"github.com/kilnhq/kiln/imager/extent"
+	"github.com/kilnhq/kiln/internal/bytesize"
 	"github.com/kilnhq/kiln/internal/progress"
 	"github.com/kilnhq/kiln/profiles"
 )
@@ -160,7 +161,7 @@ func profile(name string, f buildFlags) (*profiles.Profile, error) {
 		p.Output.Format = f.formats[0]
 	}
 	if f.size != "" {
-		if p.Disk.Size, err = profiles.ParseSize(f.size); err != nil {
+		if p.Disk.Size, err = bytesize.Parse(f.size); err != nil {
 			return nil, usageError{fmt.Errorf("--size: %w", err)}
 		}
 	}

@@ -8,7 +8,7 @@ import (
 	"github.com/spf13/pflag"
 
 	"github.com/kilnhq/kiln/extensions"
-	"github.com/kilnhq/kiln/profiles"
+	"github.com/kilnhq/kiln/internal/bytesize"
 )
 
 func newExtension(g *globals) *cobra.Command {
@@ -40,7 +40,7 @@ func (f *extensionFlags) open(ctx context.Context, refs []string, arch string) (
 		limits.Paths = append(extensions.AllowedPaths(), f.paths...)
 	}
 	if f.bytes != "" {
-		n, err := profiles.ParseSize(f.bytes)
+		n, err := bytesize.Parse(f.bytes)
 		if err != nil {
 			return nil, usageError{fmt.Errorf("--max-size: %w", err)}
 		}

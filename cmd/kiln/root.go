@@ -40,7 +40,7 @@ Results go to standard output, progress to standard error.`,
 	root.SetFlagErrorFunc(func(c *cobra.Command, err error) error {
 		return usageError{fmt.Errorf("%w; see '%s --help'", err, c.CommandPath())}
 	})
-	root.AddCommand(newBase(&g), newBuild(&g), newInstall(&g), newImage(&g), newUpgrade(&g), newRollback(&g), newSlots(), newDisks(&g), newMeta(&g), newProfile(), newExtension(&g), newKernel(&g), newKey(&g), newInspect(), newVerify(), newDiff(), newConvert(&g), newRun(), newVersion(), newExitCodes())
+	root.AddCommand(newBase(&g), newBuild(&g), newInstall(&g), newImage(&g), newUpgrade(&g), newRollback(&g), newSlots(), newDisks(&g), newMeta(&g), newNode(), newProfile(), newConfig(), newExtension(&g), newKernel(&g), newKey(&g), newInspect(), newVerify(), newDiff(), newConvert(&g), newRun(), newVersion(), newExitCodes())
 	return root
 }
 

@@ -100,6 +100,9 @@ func (c Config) arguments(a arch, f files) []string {
 	if c.Netboot != "" {
 		net, card = net+",bootfile=boot.ipxe,tftp="+escape(c.Netboot), "virtio-net-pci,netdev=net,bootindex=0"
 	}
+	for _, port := range slices.Sorted(maps.Keys(c.Forward)) {
+		net += fmt.Sprintf(",hostfwd=tcp:127.0.0.1:%d-:%d", port, c.Forward[port])
+	}
 	args = append(args, "-device", "virtio-rng-pci", "-netdev", net, "-device", card)
 	if c.Firmware == UEFI {
 		args = append(args,

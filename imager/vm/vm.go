@@ -65,6 +65,10 @@ type Config struct {
 	// network card's iPXE and TFTP; "" is none.
 	Netboot string
 
+	// Forward leads from ports of this machine's loopback address to TCP ports of
+	// the other one.
+	Forward map[int]int
+
 	// Restart lets the machine restart itself. What failed in one start is no
 	// failure of the machine then, unless there is nothing left to start.
 	Restart bool

@@ -25,6 +25,9 @@ const maxSize = 1 << 20
 // maxDepth bounds nesting.
 const maxDepth = 64
 
+// maxProblems bounds what is said about one.
+const maxProblems = 1000
+
 // Problem is one fault of a document.
 type Problem struct {
 	File   string
@@ -92,10 +95,21 @@ func Decode(name string, data []byte, v any) error {
 type decoder struct {
 	name     string
 	problems []Problem
+	strict   *strict // nil for Decode
 }
 
 func (d *decoder) add(line, col int, format string, args ...any) {
+	if len(d.problems) > maxProblems { // one more is how Join knows
+		return
+	}
 	d.problems = append(d.problems, Problem{d.name, line, col, fmt.Sprintf(format, args...)})
+}
+
+// at adds a problem of node n, the value with the key where. The node is not
+// decoded any more.
+func (d *decoder) at(n *yaml.Node, where, format string, args ...any) {
+	d.add(n.Line, n.Column, format, args...)
+	d.strict.refuse(n, where)
 }
 
 func (d *decoder) fail(line, col int, format string, args ...any) error {
@@ -103,12 +117,23 @@ func (d *decoder) fail(line, col int, format string, args ...any) error {
 	return d.err()
 }
 
-func (d *decoder) err() error {
-	sort.SliceStable(d.problems, func(i, j int) bool {
-		a, b := d.problems[i], d.problems[j]
+func (d *decoder) err() error { return Join(d.problems) }
+
+// Join returns an *Error with the problems in order of position, or nil if there
+// are none.
+func Join(problems []Problem) error {
+	if len(problems) == 0 {
+		return nil
+	}
+	sort.SliceStable(problems, func(i, j int) bool {
+		a, b := problems[i], problems[j]
 		return a.Line < b.Line || a.Line == b.Line && a.Column < b.Column
 	})
-	return &Error{d.problems}
+	if len(problems) > maxProblems {
+		last := Problem{File: problems[0].File, Text: fmt.Sprintf("more than %d problems; the others are left out", maxProblems)}
+		problems = append(problems[:maxProblems:maxProblems], last)
+	}
+	return &Error{problems}
 }
 
 // wrap turns the library's errors into problems.
@@ -129,6 +154,9 @@ func (d *decoder) wrap(err error) error {
 }
 
 func message(e *yaml.LoadError) string {
+	if strings.HasPrefix(e.Message, "unknown anchor") { // its name may be a secret that begins with *
+		return "an alias without anchor: a value that begins with * needs quotes"
+	}
 	if e.Message != "" {
 		return e.Message
 	}
@@ -143,8 +171,9 @@ var (
 // check compares the shape of n with type t. What custom unmarshalers take is
 // left to them.
 func (d *decoder) check(n *yaml.Node, t reflect.Type, where string, depth int) {
+	d.strict.visit(n, where)
 	if depth > maxDepth {
-		d.add(n.Line, n.Column, "nested more than %d deep", maxDepth)
+		d.at(n, where, "nested more than %d deep", maxDepth)
 		return
 	}
 	switch n.Kind {
@@ -154,7 +183,10 @@ func (d *decoder) check(n *yaml.Node, t reflect.Type, where string, depth int) {
 		}
 		return
 	case yaml.AliasNode:
-		d.add(n.Line, n.Column, "alias *%s: anchors and aliases are not supported; write the value out", n.Value)
+		d.at(n, where, "%san alias: anchors and aliases are not supported; write the value out", prefix(where))
+		return
+	}
+	if d.strict != nil && d.checkStrict(n, t, where, depth) {
 		return
 	}
 	for t.Kind() == reflect.Pointer {
@@ -176,7 +208,7 @@ func (d *decoder) check(n *yaml.Node, t reflect.Type, where string, depth int) {
 		}
 	case reflect.Map:
 		if d.want(n, yaml.MappingNode, where) {
-			d.keys(n, func(key, value *yaml.Node) { d.check(value, t.Elem(), join(where, key.Value), depth+1) })
+			d.keys(n, where, func(key, value *yaml.Node) { d.check(value, t.Elem(), join(where, key.Value), depth+1) })
 		}
 	case reflect.Slice, reflect.Array:
 		if d.want(n, yaml.SequenceNode, where) {
@@ -207,22 +239,35 @@ func (d *decoder) checkStruct(n *yaml.Node, t reflect.Type, where string, depth 
 		fields[name] = f.Type
 		names = append(names, name)
 	}
-	d.keys(n, func(key, value *yaml.Node) {
+	d.keys(n, where, func(key, value *yaml.Node) {
 		if ft, ok := fields[key.Value]; ok {
 			d.check(value, ft, join(where, key.Value), depth+1)
 			return
 		}
+		if d.strict.envelope(where, key.Value) {
+			return
+		}
 		d.add(key.Line, key.Column, "unknown key %q%s%s", key.Value, in(where), spelling.Hint(key.Value, names))
+		d.strict.refuse(value, join(where, key.Value))
 	})
+	if d.strict != nil {
+		d.rules(n, t, where, depth)
+	}
 }
 
 // keys calls f for each pair of mapping n and reports keys that repeat.
-func (d *decoder) keys(n *yaml.Node, f func(key, value *yaml.Node)) {
+func (d *decoder) keys(n *yaml.Node, where string, f func(key, value *yaml.Node)) {
 	lines := map[string]int{}
 	for i := 0; i+1 < len(n.Content); i += 2 {
 		key := n.Content[i]
+		if d.strict != nil && (key.Kind != yaml.ScalarNode || key.ShortTag() != "!!str") {
+			d.add(key.Line, key.Column, "a key%s that is not a string, want one: put it in quotes", in(where))
+			d.strict.refuse(n.Content[i+1], where)
+			continue
+		}
 		if first, dup := lines[key.Value]; dup {
 			d.add(key.Line, key.Column, "key %q again; it is already on line %d", key.Value, first)
+			d.strict.refuse(n.Content[i+1], join(where, key.Value))
 			continue
 		}
 		lines[key.Value] = key.Line
@@ -233,7 +278,7 @@ func (d *decoder) keys(n *yaml.Node, f func(key, value *yaml.Node)) {
 func (d *decoder) checkScalar(n *yaml.Node, t reflect.Type, where string) {
 	v := reflect.New(t)
 	if err := n.Decode(v.Interface()); err != nil {
-		d.add(n.Line, n.Column, "%s%q, want %s", prefix(where), n.Value, kindName(t))
+		d.at(n, where, "%s%q, want %s", prefix(where), n.Value, kindName(t))
 	}
 }
 
@@ -241,7 +286,7 @@ func (d *decoder) want(n *yaml.Node, kind yaml.Kind, where string) bool {
 	if n.Kind == kind {
 		return true
 	}
-	d.add(n.Line, n.Column, "%s%s, want %s", prefix(where), shape(n.Kind), shape(kind))
+	d.at(n, where, "%s%s, want %s", prefix(where), shape(n.Kind), shape(kind))
 	return false
 }
 

@@ -18,6 +18,7 @@ import (
 	"fmt"
 	"strconv"
 	"strings"
+	"time"
 
 	"golang.org/x/sys/unix"
 )
@@ -30,18 +31,25 @@ type Record struct {
 	Facility int // 0 is the kernel
 	Level    int // 0 emergency to 7 debug
 	Message  string
+	Sequence uint64        // one more than that of the message before
+	Time     time.Duration // since the kernel's start
 }
 
 // Parse parses what one read of the device returned.
 func Parse(data string) (Record, error) {
 	head, rest, ok := strings.Cut(data, ";")
-	number, _, _ := strings.Cut(head, ",")
-	priority, err := strconv.ParseUint(number, 10, 31)
-	if !ok || err != nil {
+	fields := strings.Split(head, ",")
+	if len(fields) < 3 {
+		ok, fields = false, make([]string, 3)
+	}
+	priority, err1 := strconv.ParseUint(fields[0], 10, 31)
+	sequence, err2 := strconv.ParseUint(fields[1], 10, 64)
+	microseconds, err3 := strconv.ParseUint(fields[2], 10, 53)
+	if !ok || err1 != nil || err2 != nil || err3 != nil {
 		return Record{}, fmt.Errorf("kernel log: found %.80q, want \"PRIORITY,SEQUENCE,TIME,FLAGS;MESSAGE\"", data)
 	}
 	message, _, _ := strings.Cut(rest, "\n")
-	return Record{int(priority / 8), int(priority % 8), unescape(message)}, nil
+	return Record{int(priority / 8), int(priority % 8), unescape(message), sequence, time.Duration(microseconds) * time.Microsecond}, nil
 }
 
 func unescape(s string) string {

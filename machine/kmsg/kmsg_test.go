@@ -8,13 +8,14 @@ import (
 	"reflect"
 	"strings"
 	"testing"
+	"time"
 )
 
 func TestParse(t *testing.T) {
 	for data, want := range map[string]Record{
-		"4,339,5140900,-;kilnb: Unknown symbol kilna_level (err -2)\n":           {0, 4, "kilnb: Unknown symbol kilna_level (err -2)"},
-		"6,1,0,-,caller=T1;virtio: a;b\n SUBSYSTEM=virtio\n DEVICE=+virtio:v0\n": {0, 6, "virtio: a;b"},
-		"15,2,0,-;kiln: r\\xc3\\xa9ady \\x5c\\xzz \\x5":                          {1, 7, `kiln: réady \\xzz \x5`},
+		"4,339,5140900,-;kilnb: Unknown symbol kilna_level (err -2)\n":           {0, 4, "kilnb: Unknown symbol kilna_level (err -2)", 339, 5140900 * time.Microsecond},
+		"6,1,0,-,caller=T1;virtio: a;b\n SUBSYSTEM=virtio\n DEVICE=+virtio:v0\n": {0, 6, "virtio: a;b", 1, 0},
+		"15,2,0,-;kiln: r\\xc3\\xa9ady \\x5c\\xzz \\x5":                          {1, 7, `kiln: réady \\xzz \x5`, 2, 0},
 	} {
 		if got, err := Parse(data); err != nil || !reflect.DeepEqual(got, want) {
 			t.Errorf("%q: got %+v, %v; want %+v", data, got, err, want)

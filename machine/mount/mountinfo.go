@@ -9,9 +9,10 @@ import (
 
 // A Point is a line of /proc/self/mountinfo, as proc(5) describes it.
 type Point struct {
-	Path   string
-	Type   string // of the file system
-	Source string
+	Path    string
+	Type    string // of the file system
+	Source  string
+	Options string // of the mount point, with commas
 }
 
 // ParseInfo reads the content of /proc/self/mountinfo. Later mounts come later.
@@ -24,7 +25,7 @@ func ParseInfo(data string) ([]Point, error) {
 		if !ok || len(l) < 6 || len(r) < 2 {
 			return nil, fmt.Errorf("mountinfo: unexpected line %.120q", line)
 		}
-		points = append(points, Point{Path: unescape(l[4]), Type: r[0], Source: unescape(r[1])})
+		points = append(points, Point{Path: unescape(l[4]), Type: r[0], Source: unescape(r[1]), Options: l[5]})
 	}
 	return points, nil
 }

@@ -11,7 +11,7 @@ func TestParseInfo(t *testing.T) {
 40 21 0:33 / /var rw - tmpfs tmpfs rw
 `
 	got, err := ParseInfo(data)
-	want := []Point{{"/", "overlay", "overlay"}, {`/mnt 2\`, "ext3", "/dev/root"}, {"/var", "tmpfs", "tmpfs"}}
+	want := []Point{{"/", "overlay", "overlay", "ro,nodev"}, {`/mnt 2\`, "ext3", "/dev/root", "rw,noatime"}, {"/var", "tmpfs", "tmpfs", "rw"}}
 	if err != nil || len(got) != len(want) {
 		t.Fatalf("got %v, %v", got, err)
 	}

@@ -93,6 +93,7 @@ type start struct {
 	mu       sync.Mutex
 	stage    string        // under way
 	ending   sync.Once     // failure or shutdown
+	system   System        // nil until it has begun
 	settled  chan struct{} // nil, then open from before ready until the slot is confirmed
 }
 

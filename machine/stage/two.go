@@ -3,6 +3,7 @@
 package stage
 
 import (
+	"context"
 	"encoding/json"
 	"errors"
 	"fmt"
@@ -42,12 +43,40 @@ const (
 	efiVars = efiDir + "/efivars"
 )
 
-// Two is stage 2. It does not return.
-func Two() {
-	run("mounts", func() error { return nil }, (*start).inherit, two)
+// Facts are what stage 2 has found out when the node's disk is mounted.
+type Facts struct {
+	Args     cmdline.Args
+	Console  *console.Console
+	Children *reaper.Reaper
+	Power    func(power.Request)
+
+	Version  string // of the image
+	Release  string // of the kernel
+	Slot     string // that was started, "" if no boot loader says so
+	Disk     string // device that the node was started from, "" if there is none
+	StateDir string // where STATE is mounted, or memory
+	Image    string // file with the configuration that was built into the image
+	RunDir   string // for what other programs may know
+	Modules  string // file with what became of the extensions' modules
+	Layers   string // file with the layers
 }
 
-func two(s *start) error {
+// A System is all that a node does besides keeping its devices and its disk.
+type System interface {
+	// Await returns when others can manage the node.
+	Await(context.Context) error
+	// Ready is called when the node is up.
+	Ready()
+	// Shutdown ends it, before the disk goes away.
+	Shutdown()
+}
+
+// Two is stage 2. It does not return. When the disk is there it calls begin.
+func Two(begin func(Facts) (System, error)) {
+	run("mounts", func() error { return nil }, (*start).inherit, func(s *start) error { return two(s, begin) })
+}
+
+func two(s *start, begin func(Facts) (System, error)) error {
 	children := reaper.New()
 	requests := make(chan power.Request, 8)
 	power.Signals(requests)
@@ -136,6 +165,27 @@ func two(s *start) error {
 		s.grow(ephemeral)
 	}
 
+	s.begin("system")
+	facts := Facts{
+		Args: s.args, Console: s.console, Children: children, Power: func(r power.Request) { requests <- r },
+		Version: list.Kiln, Release: list.Release, Slot: slot, StateDir: stateDir, Image: filepath.Join(runDir, configName),
+		RunDir: runDir, Modules: modulesFile, Layers: layersFile,
+	}
+	if d != nil {
+		facts.Disk = "/dev/" + d.Name
+	}
+	system, err := begin(facts)
+	if err != nil {
+		return err
+	}
+	s.mu.Lock()
+	s.system = system
+	s.mu.Unlock()
+	if err := s.await(system); err != nil {
+		return err
+	}
+	s.done()
+
 	s.begin("ready")
 	if err := devices.settle(); err != nil {
 		return err
@@ -154,6 +204,7 @@ func two(s *start) error {
 		console.F("ephemeral", ephemeralOn), console.F("config", configFrom(stateDir, runDir)), console.F("extensions", extensions(list)),
 		console.F("modules", named(found, modules.Loaded)), console.F("skipped", named(found, modules.Skipped)),
 		console.F("failed", named(found, modules.Failed)))
+	system.Ready()
 	if onDisk && slot != "" {
 		s.good(d, slot)
 	}
@@ -177,9 +228,37 @@ func (s *start) obey(requests <-chan power.Request) error {
 		s.watchdog.Last(ending)
 		s.settle()
 		s.console.Stage("shutdown", console.F("action", r.Action), console.F("reason", r.Reason))
+		s.mu.Lock()
+		system := s.system
+		s.mu.Unlock()
+		if system != nil {
+			system.Shutdown()
+		}
 		s.console.Failed("shutdown", power.Do(r.Action, grace, stateDir, ephemeralDir))
 	})
 	select {}
+}
+
+// manageable is how long others may have to wait until they can manage the node.
+// A system that nobody can manage is not one to keep: in a slot on trial, the
+// other slot is better.
+const manageable = 2 * time.Minute
+
+func (s *start) await(system System) error {
+	ctx, cancel := context.WithTimeout(context.Background(), manageable)
+	defer cancel()
+	alive := time.NewTicker(time.Second)
+	defer alive.Stop()
+	up := make(chan error, 1)
+	go func() { up <- system.Await(ctx) }()
+	for {
+		select {
+		case err := <-up:
+			return err
+		case <-alive.C:
+			s.watchdog.Renew()
+		}
+	}
 }
 
 // readWord reads what stage 1 left.

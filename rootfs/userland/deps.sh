@@ -9,8 +9,8 @@ set -euo pipefail
 # libelf1 and patch are for building kernel modules.
 build=(dpkg-dev file gcc grub-common libc6-dev libelf1 linux-libc-dev make musl-tools patch xz-utils)
 # What judges images, and what runs them.
-judge=(attr binutils btrfs-progs cpio cryptsetup-bin dosfstools e2fsprogs efibootmgr fdisk gdisk grub-pc-bin iproute2 kmod libcap2-bin libxml2-utils
-	mtools openssl parted qemu-utils sbsigntool squashfs-tools strace util-linux xorriso xva-img zstd)
+judge=(attr binutils btrfs-progs cpio cryptsetup-bin dmidecode dnsmasq-base dosfstools e2fsprogs efibootmgr fdisk gdisk grub-pc-bin iproute2 kmod libcap2-bin libprotobuf-dev libxml2-utils
+	mtools openssl parted procps protobuf-compiler qemu-utils sbsigntool squashfs-tools strace util-linux xorriso xva-img zstd)
 run=(ovmf qemu-efi-aarch64 qemu-system-arm qemu-system-x86)
 
 arch=${ARCH:-$(dpkg --print-architecture)}

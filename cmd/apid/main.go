@@ -1,0 +1,108 @@
+//go:build linux
+
+// Apid is the server of a node's machine API. It runs as a user of its own,
+// without privilege, and asks PID 1 for what takes any.
+//
+//	apid [-listen ADDRESS] [-control SOCKET]
+package main
+
+import (
+	"context"
+	"errors"
+	"flag"
+	"fmt"
+	"log/slog"
+	"net"
+	"os"
+	"os/signal"
+	"runtime"
+	"time"
+
+	"golang.org/x/sys/unix"
+
+	"github.com/kilnhq/kiln/machine/api"
+	"github.com/kilnhq/kiln/machine/api/files"
+	"github.com/kilnhq/kiln/machine/blockdev"
+	"github.com/kilnhq/kiln/machine/control"
+	"github.com/kilnhq/kiln/machine/nodeinfo"
+)
+
+func main() {
+	listen := flag.String("listen", fmt.Sprintf(":%d", api.Port), "TCP `address` to listen on")
+	socket := flag.String("control", control.Socket, "`socket` of PID 1")
+	flag.Parse()
+	ctx, stop := signal.NotifyContext(context.Background(), unix.SIGTERM, unix.SIGINT)
+	defer stop()
+	log := slog.New(slog.NewTextHandler(os.Stderr, nil))
+	if err := run(ctx, log, *listen, *socket); err != nil {
+		fmt.Fprintf(os.Stderr, "apid: %v\n", err)
+		os.Exit(1)
+	}
+}
+
+func run(ctx context.Context, log *slog.Logger, listen, socket string) error {
+	if os.Geteuid() == 0 {
+		return errors.New("started as root; start it as a user of its own, which PID 1 allows to ask (control.Server.Users)")
+	}
+	if err := confine(); err != nil {
+		return err
+	}
+	tree, err := files.Open("/")
+	if err != nil {
+		return err
+	}
+	defer tree.Close()
+	server := api.New(api.Options{
+		Node: &control.Client{Path: socket}, System: nodeinfo.Local(), Disks: blockdev.Local(), Files: tree, Log: log, Now: time.Now,
+	})
+	ctx, cancel := context.WithCancelCause(ctx)
+	defer cancel(nil)
+	followed := make(chan error, 1)
+	go func() {
+		err := server.Follow(ctx)
+		if err != nil {
+			cancel(err)
+		}
+		followed <- err
+	}()
+	err = listenAndServe(ctx, log, server, listen)
+	cancel(nil)
+	return errors.Join(err, <-followed)
+}
+
+// listenAndServe listens as soon as there is an identity.
+func listenAndServe(ctx context.Context, log *slog.Logger, server *api.Server, listen string) error {
+	select {
+	case <-server.Identified():
+	case <-ctx.Done():
+		return nil
+	}
+	l, err := net.Listen("tcp", listen)
+	if err != nil {
+		return err
+	}
+	log.Info("the API listens", "address", l.Addr().String())
+	return server.Serve(ctx, l)
+}
+
+// confine gives up what this process could gain or give away.
+func confine() error {
+	// Of one thread only, and what it starts: the program starts itself once more.
+	runtime.LockOSThread()
+	set, err := unix.PrctlRetInt(unix.PR_GET_NO_NEW_PRIVS, 0, 0, 0, 0)
+	if err == nil && set == 0 {
+		if err = unix.Prctl(unix.PR_SET_NO_NEW_PRIVS, 1, 0, 0, 0); err == nil {
+			err = unix.Exec("/proc/self/exe", os.Args, os.Environ())
+		}
+	}
+	if err != nil {
+		return fmt.Errorf("give up new privileges: %w", err)
+	}
+	runtime.UnlockOSThread()
+	// No core file, and nobody of the same user may look into this process: it
+	// holds the node's key.
+	if err := unix.Prctl(unix.PR_SET_DUMPABLE, 0, 0, 0, 0); err != nil {
+		return fmt.Errorf("close this process to others: %w", err)
+	}
+	return nil
+}

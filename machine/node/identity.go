@@ -1,0 +1,108 @@
+//go:build linux
+
+package node
+
+import (
+	"context"
+	"crypto/rand"
+	"net/netip"
+	"os"
+	"time"
+
+	"github.com/kilnhq/kiln/machine/api/selfsigned"
+	"github.com/kilnhq/kiln/machine/config"
+	"github.com/kilnhq/kiln/machine/config/identity"
+	"github.com/kilnhq/kiln/machine/console"
+	"github.com/kilnhq/kiln/machine/control"
+)
+
+// certificateLife is how long the API's certificate is valid. It is made anew with
+// every start and whenever the node's addresses change.
+const certificateLife = 365 * 24 * time.Hour
+
+// maintain gives the API the identity of a node without a configuration, and
+// returns its fingerprint.
+func (n *Node) maintain() (selfsigned.Fingerprint, error) {
+	name, _ := os.Hostname()
+	cert, key, fingerprint, err := selfsigned.New(rand.Reader, name)
+	if err != nil {
+		return fingerprint, err
+	}
+	n.identify(control.Identity{Maintenance: true, Certificate: cert, Key: key})
+	return fingerprint, nil
+}
+
+// announce shows the fingerprint of a node that waits for a configuration.
+func (n *Node) announce(f selfsigned.Fingerprint) {
+	if c, _ := n.current(); c != nil && c.API != nil {
+		return
+	}
+	n.event("api", "maintenance", f.String(), nil)
+	n.options.Console.Stage("api", console.F("mode", "maintenance"), console.F("fingerprint", f))
+}
+
+// issue makes the API's certificate for the addresses that the node has, if it has
+// a configuration that says with what.
+func (n *Node) issue() error {
+	n.mu.Lock()
+	c, status := n.config, n.status
+	n.mu.Unlock()
+	if c == nil || c.API == nil {
+		return nil
+	}
+	issuer, err := identity.Load(c.API.Issuer)
+	if err != nil {
+		return err
+	}
+	names, addresses := namesOf(c, status.Hostname), status.Addresses()
+	for _, name := range c.API.Names {
+		if a, err := netip.ParseAddr(name); err == nil {
+			addresses = append(addresses, a)
+		} else {
+			names = append(names, name)
+		}
+	}
+	addresses = append(addresses, netip.AddrFrom4([4]byte{127, 0, 0, 1}), netip.IPv6Loopback())
+	pair, err := issuer.NewServer(rand.Reader, time.Now(), certificateLife, names, addresses)
+	if err != nil {
+		return err
+	}
+	n.identify(control.Identity{CA: []byte(c.API.ClientCAs), Certificate: []byte(pair.Certificate), Key: []byte(pair.Key.Reveal())})
+	return nil
+}
+
+func namesOf(c *config.Config, dhcp string) []string {
+	names := []string{"localhost"}
+	switch {
+	case c.Hostname != nil:
+		names = append(names, c.Hostname.Hostname)
+	case dhcp != "":
+		names = append(names, dhcp)
+	}
+	return names
+}
+
+func (n *Node) identify(id control.Identity) {
+	n.mu.Lock()
+	defer n.mu.Unlock()
+	n.identity = id
+	close(n.changed)
+	n.changed = make(chan struct{})
+}
+
+// Identities is a verb of control.Node.
+func (n *Node) Identities(ctx context.Context, send func(control.Identity) error) error {
+	for {
+		n.mu.Lock()
+		id, changed := n.identity, n.changed
+		n.mu.Unlock()
+		if err := send(id); err != nil {
+			return err
+		}
+		select {
+		case <-changed:
+		case <-ctx.Done():
+			return context.Cause(ctx)
+		}
+	}
+}
