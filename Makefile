@@ -45,8 +45,10 @@ fetch: deps ## download kernel, boot loaders and libraries as Debian packages
 	@ARCH=$(ARCH) rootfs/userland/fetch.sh $(DEBS) $(FLAVOUR)
 
 .PHONY: userland
-userland: deps ## build e2fsprogs against musl, and GRUB's core image
+userland: fetch ## build what is written in C against musl: e2fsprogs, iptables, libseccomp
 	@rootfs/userland/e2fsprogs.sh $(OUT)/userland
+	@rootfs/userland/sysroot.sh $(DEBS) $(OUT)/sysroot
+	@rootfs/userland/iptables.sh $(DEBS) $(OUT)/sysroot $(OUT)/iptables
 
 .PHONY: grub
 grub: fetch
@@ -60,11 +62,11 @@ build: ## build bin/kiln
 
 # $(call build_base,FLAVOUR,DIR)
 define build_base
-	@inputs=$$(sha256sum $(KILN) rootfs/recipe.yaml $(OUT)/userland.stamp $(OUT)/grub/*.img go.mod go.sum \
-		$$(find cmd/init machine -name '*.go' | sort) && ls $(DEBS) && echo $(1) $(ARCH)); \
+	@inputs=$$(sha256sum $(KILN) rootfs/recipe.yaml rootfs/etc/* $(OUT)/{userland,sysroot,iptables}.stamp $(OUT)/grub/*.img go.mod go.sum \
+		rootfs/userland/*/go.{mod,sum} $$(find cmd/init machine -name '*.go' | sort) && ls $(DEBS) && echo $(1) $(ARCH)); \
 	if [[ -e $(2)/index.json && $$inputs == "$$(cat $(2).inputs 2>/dev/null)" ]]; then exit 0; fi; \
 	$(KILN) base build --recipe rootfs/recipe.yaml --kernel $(kernel_$(1)) --packages $(DEBS) --tree $(OUT) \
-		--grub-core $(OUT)/grub/core.img --grub-cd $(OUT)/grub/eltorito.img --output $(2); \
+		--grub-core $(OUT)/grub/core.img --grub-cd $(OUT)/grub/eltorito.img --cache $(OUT)/cache --output $(2); \
 	echo "$$inputs" >$(2).inputs
 endef
 

@@ -17,8 +17,8 @@ func newBase(g *globals) *cobra.Command {
 
 func newBaseBuild(g *globals) *cobra.Command {
 	var f struct {
-		recipe, grubCore, grubCD, output, goDir string
-		kernel, packages, trees                 []string
+		recipe, grubCore, grubCD, output, goDir, cache string
+		kernel, packages, trees                        []string
 	}
 	c := &cobra.Command{
 		Use:   "build",
@@ -26,7 +26,10 @@ func newBaseBuild(g *globals) *cobra.Command {
 		Long: `Build a base from a recipe and a kernel package, as an OCI image layout. The
 kernel's architecture is the base's. Packages are Debian packages, downloaded
 beforehand; they are read without dpkg. Programs of the recipe that are written
-in Go are built with the go command.`,
+in Go are built with the go command; those of other projects, whose versions the
+recipe pins, are kept in a cache. Those with parts in C need gcc as well.
+
+A base that is larger than the recipe allows is refused.`,
 		Example: `  kiln base build --kernel debs/linux-image-6.12.117+deb12-cloud-amd64_6.12.117-1_amd64.deb \
     --packages debs --tree userland --grub-core core.img --output base`,
 		Args: args(0, "no arguments"),
@@ -43,9 +46,14 @@ in Go are built with the go command.`,
 			if err != nil {
 				return err
 			}
+			cache, done, err := cacheDir(f.cache)
+			if err != nil {
+				return err
+			}
+			defer done()
 			req := base.Request{
 				Recipe: recipe, Kernel: f.kernel, GrubCore: f.grubCore, GrubCD: f.grubCD, Version: version, Log: r.Logger(),
-				Sources: rootfs.Sources{Version: version, ModTime: when, PackageDirs: f.packages, TreeDirs: f.trees, GoDir: f.goDir},
+				Sources: rootfs.Sources{Version: version, ModTime: when, PackageDirs: f.packages, TreeDirs: f.trees, GoDir: f.goDir, Cache: cache, Log: r.Logger()},
 			}
 			if err := parentOf(f.output); err != nil {
 				return err
@@ -64,6 +72,7 @@ in Go are built with the go command.`,
 	c.Flags().StringVar(&f.grubCore, "grub-core", "", "GRUB core image for BIOS")
 	c.Flags().StringVar(&f.grubCD, "grub-cd", "", "GRUB's boot program of a CD, for ISO images that boot from BIOS")
 	c.Flags().StringVar(&f.goDir, "go-dir", ".", "Go module in which the recipe's programs are")
+	c.Flags().StringVar(&f.cache, "cache", "", "directory of the cache of built programs (default: kiln in the user's cache directory)")
 	c.Flags().StringVarP(&f.output, "output", "o", "base", "OCI image layout to write")
 	c.MarkFlagRequired("kernel")
 	return c

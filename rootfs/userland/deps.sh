@@ -4,7 +4,7 @@
 set -euo pipefail
 
 # libelf1 and patch are for building kernel modules.
-build=(dpkg-dev file gcc grub-common libc6-dev libelf1 linux-libc-dev make musl-tools patch xz-utils)
+build=(dpkg-dev file gcc gperf grub-common libc6-dev libelf1 linux-libc-dev make musl-tools patch pkg-config xz-utils)
 # What judges images, and what runs them.
 judge=(attr binutils btrfs-progs cpio cryptsetup-bin dosfstools e2fsprogs efibootmgr fdisk gdisk grub-pc-bin iproute2 kmod libcap2-bin libxml2-utils
 	mtools openssl parted qemu-utils sbsigntool squashfs-tools strace util-linux xorriso xva-img zstd)

@@ -110,7 +110,7 @@ at_least() {
 private_apt "$work/apt" "$arch" deb
 package=$(kernel "$work/apt") # and its headers, for Module.symvers and the kernel kit
 headers=linux-headers-${package#linux-image-}
-packages=("$package" "$headers" ca-certificates musl)
+packages=("$package" "$headers" ca-certificates linux-libc-dev musl musl-dev)
 [[ $arch != amd64 ]] || packages+=(grub-pc-bin)
 mapfile -t shared < <(APT_CONFIG=$work/apt/apt.conf apt-cache depends --no-recommends --no-suggests "$headers" |
 	sed -n 's/^ *Depends: \(linux-headers-[^ ]*-common\|linux-kbuild-[^ ]*\)$/\1/p')
