@@ -166,6 +166,17 @@ func cmdline(r Request, kernel profiles.Kernel) (string, error) {
 	return line, nil
 }
 
+// checkPermanent refuses what a disk must not be told at every start.
+func (a *assets) checkPermanent() error {
+	for word := range strings.FieldsSeq(a.cmdline) {
+		if what, ok := strings.CutPrefix(word, "kiln.reset="); ok && what != "ephemeral" {
+			return refuse("kernel argument %s: would erase the node's configuration and identity at every start, want kiln.reset=ephemeral at most; "+
+				"give it in a profile of the UKI (uki.profiles), or once with 'kiln meta set DISK reset-request=%s'", word, what)
+		}
+	}
+	return nil
+}
+
 // osRelease is what systemd-boot shows of a UKI and sorts it by; see
 // os-release(5) and the UAPI boot loader specification. It names no version in
 // the words that the loader would sort by: the generation in the file's name
@@ -246,6 +257,9 @@ func slotConfig(r Request, a *assets, slot, disk string) ([]byte, error) {
 // System returns what the image has in a slot, for the disk of the given GUID.
 func (i *Image) System(slot, disk string) (*slots.System, error) {
 	a := i.assets
+	if err := a.checkPermanent(); err != nil {
+		return nil, err
+	}
 	config, err := slotConfig(i.request, a, slot, disk)
 	if err != nil {
 		return nil, err

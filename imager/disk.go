@@ -45,6 +45,9 @@ type partition struct {
 // partitions lays out the partitions of the disk in order; their contents are
 // made when their places are known.
 func partitions(r Request, machine arch.Arch, id identity, a *assets) ([]partition, error) {
+	if err := a.checkPermanent(); err != nil {
+		return nil, err
+	}
 	efi := partition{} // GRUB looks for BOOT in the third
 	if r.Profile.Disk.BootLoader != profiles.BIOS {
 		var err error

@@ -32,6 +32,10 @@ func start(t *testing.T, c vm.Config) (context.Context, *vm.Machine) {
 		t.Skip("SKIPPED: boots machines")
 	}
 	oracle.Tool(t, "qemu-system-x86_64")
+	patience := patience
+	if c.Restart {
+		patience *= 3 // a slot on trial has three starts
+	}
 	ctx, cancel := context.WithTimeout(context.Background(), patience)
 	m, err := vm.Start(ctx, c, nil)
 	if err != nil {

@@ -119,6 +119,8 @@ func TestUsageErrors(t *testing.T) {
 	b.fails(t, usage, []string{`--size: size "big"`, "for example 100MiB"}, b.build("--size", "big")...)
 	b.fails(t, usage, []string{`output.format "qcow"; did you mean "qcow2"`}, b.build("--format", "qcow")...)
 	profile := b.file(t, "p.yaml", []byte("version: v1alpha1\nname: x\nplatform: metal\nkernel:\n  agrs: [quiet]\n"))
+	b.fails(t, refused, []string{"kernel argument kiln.reset=state: would erase the node's configuration and identity at every start", "uki.profiles", "reset-request=state"},
+		b.build("--kernel-arg", "kiln.reset=state")...)
 	b.fails(t, usage, []string{profile + `:5:3: unknown key "agrs" in kernel; did you mean "args"?`}, "build", profile, "--base", b.base)
 	recipe := b.file(t, "recipe.yaml", []byte("version: v1alpha1\nname: x\nmodulse: {}\n"))
 	b.fails(t, usage, []string{recipe + `:3:1: unknown key "modulse"; did you mean "modules"?`}, "base", "build", "--recipe", recipe, "--kernel", "x")

@@ -10,12 +10,10 @@ import (
 	"crypto/rand"
 	"crypto/x509"
 	"crypto/x509/pkix"
-	"debug/elf"
 	"encoding/pem"
 	"errors"
 	"fmt"
 	"io"
-	"io/fs"
 	"maps"
 	"math/big"
 	"os"
@@ -30,11 +28,11 @@ import (
 
 	"golang.org/x/sys/unix"
 
-	"github.com/kilnhq/kiln/imager/cpio"
 	"github.com/kilnhq/kiln/imager/extent"
 	"github.com/kilnhq/kiln/imager/fat"
 	"github.com/kilnhq/kiln/imager/uki"
 	"github.com/kilnhq/kiln/imager/vm"
+	"github.com/kilnhq/kiln/internal/guest"
 	"github.com/kilnhq/kiln/internal/oracle"
 	"github.com/kilnhq/kiln/kernel"
 	"github.com/kilnhq/kiln/kernel/deb"
@@ -46,14 +44,14 @@ import (
 // TestMain is the init of the machines of TestModuleSignatures, as well.
 func TestMain(m *testing.M) {
 	if os.Getpid() == 1 {
-		guest()
+		asInit()
 	}
 	os.Exit(m.Run())
 }
 
-// guest is what PID 1 does there: it prints what the kernel makes of each module
+// asInit is what PID 1 does there: it prints what the kernel makes of each module
 // in the initramfs.
-func guest() {
+func asInit() {
 	_ = unix.Mount("sysfs", "/sys", "sysfs", 0, "")
 	_ = unix.Mount("securityfs", "/sys/kernel/security", "securityfs", 0, "")
 	lockdown, _ := os.ReadFile("/sys/kernel/security/lockdown")
@@ -297,41 +295,11 @@ func (k *distribution) disk(t *testing.T, initrd extent.Source, cmdline string, 
 // initramfs has this program as its init, and the modules.
 func initramfs(t *testing.T, modules map[string][]byte) extent.Source {
 	t.Helper()
-	self, err := os.Executable()
-	if err != nil {
-		t.Fatal(err)
-	}
-	program, err := elf.Open(self)
-	if err != nil {
-		t.Fatal(err)
-	}
-	defer program.Close()
-	if slices.ContainsFunc(program.Progs, func(p *elf.Prog) bool { return p.Type == elf.PT_INTERP }) {
-		t.Skip("SKIPPED: the test is not linked statically and cannot be an init; build it with CGO_ENABLED=0")
-	}
-	content, err := extent.File(self)
-	if err != nil {
-		t.Fatal(err)
-	}
-	root := tree.New()
-	add := func(name string, ino *tree.Inode) {
-		if err := root.Add(name, ino); err != nil {
-			t.Fatal(err)
-		}
-	}
-	add("init", &tree.Inode{Mode: 0o755, Content: content})
-	for _, dir := range []string{"dev", "sys", "modules"} {
-		add(dir, &tree.Inode{Mode: fs.ModeDir | 0o755})
-	}
-	add("dev/console", &tree.Inode{Mode: fs.ModeDevice | fs.ModeCharDevice | 0o600, Major: 5, Minor: 1})
+	files := map[string]tree.Inode{}
 	for name, data := range modules {
-		add("modules/"+name, &tree.Inode{Mode: 0o644, Content: extent.Bytes(data)})
+		files["modules/"+name] = guest.File(data)
 	}
-	m, err := cpio.Build(root)
-	if err != nil {
-		t.Fatal(err)
-	}
-	return m
+	return guest.Initramfs(t, files)
 }
 
 var certificatesFrom = time.Date(2025, 11, 21, 0, 0, 0, 0, time.UTC)

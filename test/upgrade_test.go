@@ -108,8 +108,9 @@ func TestUpgrade(t *testing.T) {
 	}
 }
 
-// fallsBack boots a disk whose slot B does not come up, until slot A does.
-func fallsBack(t *testing.T, disk string, f vm.Firmware) {
+// fallsBack boots a disk whose slot B does not come up, until slot A does, and
+// returns what the machine printed.
+func fallsBack(t *testing.T, disk string, f vm.Firmware) (console string) {
 	t.Helper()
 	ctx, m := start(t, vm.Config{Image: disk, Firmware: f, Bus: vm.AHCI, Restart: true})
 	if up := ready(t, ctx, m); up.fields["slot"] != "A" {
@@ -121,6 +122,7 @@ func fallsBack(t *testing.T, disk string, f vm.Firmware) {
 	if s := slotOf(t, disk, f); s.Slot != "A" || s.Trial != "" {
 		t.Errorf("%+v, want slot A", s)
 	}
+	return m.Console()
 }
 
 // A system that panics is tried three times, then the old one is back: unattended.
@@ -142,6 +144,20 @@ func TestRollbackOfPanic(t *testing.T) {
 				t.Errorf("%+v, want slot A", s)
 			}
 			sound(t, disk)
+		})
+	}
+}
+
+// A system that hangs is reset by the watchdog, three times, then the old one is
+// back: unattended.
+func TestRollbackOfHang(t *testing.T) {
+	for _, f := range firmwares {
+		t.Run(string(f), func(t *testing.T) {
+			t.Parallel()
+			disk := upgrade(t, "kiln.hang=devices", "kiln.watchdog=15")
+			if console := fallsBack(t, disk, f); strings.Count(console, "kiln.hang=devices: the start stops here") != 3 || strings.Count(console, "softdog: Initiating system reboot") != 3 {
+				t.Error("slot B did not hang, or was not reset, three times")
+			}
 		})
 	}
 }

@@ -43,7 +43,8 @@ const exitCodesHelp = `  0    success
   3    an input does not exist
   4    inputs are damaged or do not fit together: the image would not boot
   5    the output cannot be written, for example because the disk is full
-  130  interrupted; nothing half-written is left
+  130  interrupted: files that were not finished are removed; an unfinished
+       'kiln install' leaves a disk that does not boot, and says so
 `
 
 // usageError marks errors of the command line itself.

@@ -23,7 +23,7 @@ import (
 // TestMain is the init of the machine that TestKernel starts, as well.
 func TestMain(m *testing.M) {
 	if os.Getpid() == 1 {
-		if err := guest(); err != nil {
+		if err := asInit(); err != nil {
 			fmt.Printf("guest: failed: %v\n", err)
 		}
 		_ = unix.Reboot(unix.LINUX_REBOOT_CMD_POWER_OFF)
@@ -42,9 +42,9 @@ type given struct {
 
 const layerFile, mountPoint = "/layer", "/mnt"
 
-// guest prints "guest: NAME: RESULT" for every case. The host knows what they
+// asInit prints "guest: NAME: RESULT" for every case. The host knows what they
 // have to be.
-func guest() error {
+func asInit() error {
 	for _, fs := range []mount.FileSystem{{Source: "proc", Target: "/proc", Type: "proc"}, {Source: "sysfs", Target: "/sys", Type: "sysfs"}, {Source: "devtmpfs", Target: "/dev", Type: "devtmpfs"}} {
 		if err := mount.Mount(fs); err != nil {
 			return err

@@ -5,12 +5,10 @@ package devicemapper
 import (
 	"context"
 	"crypto/sha256"
-	"debug/elf"
 	"encoding/json"
 	"io"
 	"io/fs"
 	"os"
-	"path"
 	"path/filepath"
 	"regexp"
 	"strings"
@@ -18,18 +16,18 @@ import (
 	"time"
 
 	"github.com/kilnhq/kiln/imager/base"
-	"github.com/kilnhq/kiln/imager/cpio"
 	"github.com/kilnhq/kiln/imager/disktest"
 	"github.com/kilnhq/kiln/imager/extent"
 	"github.com/kilnhq/kiln/imager/verity"
 	"github.com/kilnhq/kiln/imager/vm"
+	"github.com/kilnhq/kiln/internal/guest"
 	"github.com/kilnhq/kiln/internal/oracle"
 	"github.com/kilnhq/kiln/machine/modules"
 	"github.com/kilnhq/kiln/rootfs/squashfs"
 	"github.com/kilnhq/kiln/rootfs/tree"
 )
 
-// TestKernel starts a kernel with this program as its init; see guest.
+// TestKernel starts a kernel with this program as its init; see asInit.
 func TestKernel(t *testing.T) {
 	if testing.Short() {
 		t.Skip("SKIPPED: boots a machine")
@@ -114,7 +112,10 @@ func makeLayer(t *testing.T, g *given) *extent.Map {
 	sum := sha256.Sum256(content)
 	g.Files = map[string][]byte{"a": sum[:]}
 	root := tree.New()
-	add(t, root, "a", tree.Inode{Mode: 0o644, Content: extent.Bytes(content)})
+	a := guest.File(content)
+	if err := root.Add("a", &a); err != nil {
+		t.Fatal(err)
+	}
 	f, err := os.Create(filepath.Join(t.TempDir(), "layer"))
 	if err != nil {
 		t.Fatal(err)
@@ -144,46 +145,21 @@ func makeLayer(t *testing.T, g *given) *extent.Map {
 // guest loads, out of the base.
 func initramfs(t *testing.T, b *base.Base, g given, layer extent.Source) extent.Source {
 	t.Helper()
-	self, err := os.Executable()
-	if err != nil {
-		t.Fatal(err)
-	}
-	program, err := elf.Open(self)
-	if err != nil {
-		t.Fatal(err)
-	}
-	defer program.Close()
-	for _, p := range program.Progs {
-		if p.Type == elf.PT_INTERP {
-			t.Skip("SKIPPED: the test is not linked statically and cannot be an init; build it with CGO_ENABLED=0")
-		}
-	}
-	content, err := extent.File(self)
-	if err != nil {
-		t.Fatal(err)
-	}
 	facts, err := json.Marshal(g)
 	if err != nil {
 		t.Fatal(err)
 	}
-	root := tree.New()
-	add(t, root, "init", tree.Inode{Mode: 0o755, Content: content})
-	add(t, root, "given.json", tree.Inode{Mode: 0o644, Content: extent.Bytes(facts)})
-	add(t, root, layerFile[1:], tree.Inode{Mode: 0o644, Content: layer})
-	for _, dir := range []string{"dev", "proc", "sys", mountPoint[1:]} {
-		add(t, root, dir, tree.Inode{Mode: fs.ModeDir | 0o755})
+	files := map[string]tree.Inode{
+		"given.json":   guest.File(facts),
+		layerFile[1:]:  {Mode: 0o644, Content: layer},
+		mountPoint[1:]: {Mode: fs.ModeDir | 0o755},
 	}
-	add(t, root, "dev/console", tree.Inode{Mode: fs.ModeDevice | fs.ModeCharDevice | 0o600, Major: 5, Minor: 1})
-	addModules(t, root, b, "dm_verity", "loop", "squashfs", "virtio_blk")
-	archive, err := cpio.Build(root)
-	if err != nil {
-		t.Fatal(err)
-	}
-	return archive
+	addModules(t, files, b, "dm_verity", "loop", "squashfs", "virtio_blk")
+	return guest.Initramfs(t, files)
 }
 
-// addModules adds the named modules and their index to root.
-func addModules(t *testing.T, root *tree.Tree, b *base.Base, names ...string) {
+// addModules adds the named modules and their index to files.
+func addModules(t *testing.T, files map[string]tree.Inode, b *base.Base, names ...string) {
 	t.Helper()
 	part, err := b.Part(base.RootFS)
 	if err != nil {
@@ -200,12 +176,7 @@ func addModules(t *testing.T, root *tree.Tree, b *base.Base, names ...string) {
 		if ino == nil {
 			t.Fatalf("the base has no %s/%s", dir, name)
 		}
-		if err := root.MkdirAll(path.Dir(dir+"/"+name), 0o755); err != nil {
-			t.Fatal(err)
-		}
-		if root.Lookup(dir+"/"+name) == nil {
-			add(t, root, dir+"/"+name, *ino)
-		}
+		files[dir+"/"+name] = *ino
 		return ino
 	}
 	for _, name := range []string{"modules.dep", "modules.alias", "modules.softdep", "modules.builtin"} {
@@ -231,13 +202,6 @@ func addModules(t *testing.T, root *tree.Tree, b *base.Base, names ...string) {
 				take(m.File)
 			}
 		}
-	}
-}
-
-func add(t *testing.T, root *tree.Tree, name string, ino tree.Inode) {
-	t.Helper()
-	if err := root.Add(name, &ino); err != nil {
-		t.Fatal(err)
 	}
 }
 

@@ -21,7 +21,7 @@ import (
 func TestMain(m *testing.M) {
 	if os.Getpid() == 1 {
 		command := unix.LINUX_REBOOT_CMD_RESTART
-		again, err := guest()
+		again, err := asInit()
 		if err != nil {
 			fmt.Printf("guest: failed: %v\n", err)
 		}
@@ -38,9 +38,9 @@ const (
 	entryFile  = "/entry.json"
 )
 
-// guest prints "guest: NAME: RESULT" for every case, and says whether to start
+// asInit prints "guest: NAME: RESULT" for every case, and says whether to start
 // the machine again. The host knows what the results have to be.
-func guest() (again bool, err error) {
+func asInit() (again bool, err error) {
 	for _, m := range []mount.FileSystem{{Source: "proc", Target: "/proc", Type: "proc"}, {Source: "sysfs", Target: "/sys", Type: "sysfs"}} {
 		if err := mount.Mount(m); err != nil {
 			return false, err

@@ -5,10 +5,8 @@ package efi
 import (
 	"bytes"
 	"context"
-	"debug/elf"
 	"encoding/json"
 	"io"
-	"io/fs"
 	"os"
 	"path/filepath"
 	"regexp"
@@ -20,12 +18,12 @@ import (
 	"github.com/ulikunitz/xz"
 
 	"github.com/kilnhq/kiln/imager/base"
-	"github.com/kilnhq/kiln/imager/cpio"
 	"github.com/kilnhq/kiln/imager/extent"
 	"github.com/kilnhq/kiln/imager/fat"
 	"github.com/kilnhq/kiln/imager/gpt"
 	"github.com/kilnhq/kiln/imager/uki"
 	"github.com/kilnhq/kiln/imager/vm"
+	"github.com/kilnhq/kiln/internal/guest"
 	"github.com/kilnhq/kiln/internal/oracle"
 	"github.com/kilnhq/kiln/rootfs/squashfs"
 	"github.com/kilnhq/kiln/rootfs/tree"
@@ -59,7 +57,10 @@ func TestFirmware(t *testing.T) {
 		if err := files.MkdirAll("EFI/BOOT", 0o755); err != nil {
 			t.Fatal(err)
 		}
-		add(t, files, loader, tree.Inode{Mode: 0o644, Content: image(t, b, initrd, "console=ttyS0 quiet mitigations=off panic=-1 esp="+string(rune('1'+i)))})
+		ino := tree.Inode{Mode: 0o644, Content: image(t, b, initrd, "console=ttyS0 quiet mitigations=off panic=-1 esp="+string(rune('1'+i)))}
+		if err := files.Add(loader, &ino); err != nil {
+			t.Fatal(err)
+		}
 		volume, err := fat.Build(files, fat.Options{Size: p.Size, SectorSize: 512, HiddenSectors: uint32(p.Start / 512)})
 		if err != nil {
 			t.Fatal(err)
@@ -150,41 +151,11 @@ func image(t *testing.T, b *base.Base, initrd extent.Source, cmdline string) ext
 // the base.
 func initramfs(t *testing.T, b *base.Base, e Entry) extent.Source {
 	t.Helper()
-	self, err := os.Executable()
-	if err != nil {
-		t.Fatal(err)
-	}
-	program, err := elf.Open(self)
-	if err != nil {
-		t.Fatal(err)
-	}
-	defer program.Close()
-	for _, p := range program.Progs {
-		if p.Type == elf.PT_INTERP {
-			t.Skip("SKIPPED: the test is not linked statically and cannot be an init; build it with CGO_ENABLED=0")
-		}
-	}
-	content, err := extent.File(self)
-	if err != nil {
-		t.Fatal(err)
-	}
 	facts, err := json.Marshal(e)
 	if err != nil {
 		t.Fatal(err)
 	}
-	root := tree.New()
-	add(t, root, "init", tree.Inode{Mode: 0o755, Content: content})
-	add(t, root, entryFile[1:], tree.Inode{Mode: 0o644, Content: extent.Bytes(facts)})
-	add(t, root, moduleFile[1:], tree.Inode{Mode: 0o644, Content: extent.Bytes(module(t, b))})
-	for _, dir := range []string{"dev", "proc", "sys"} {
-		add(t, root, dir, tree.Inode{Mode: fs.ModeDir | 0o755})
-	}
-	add(t, root, "dev/console", tree.Inode{Mode: fs.ModeDevice | fs.ModeCharDevice | 0o600, Major: 5, Minor: 1})
-	archive, err := cpio.Build(root)
-	if err != nil {
-		t.Fatal(err)
-	}
-	return archive
+	return guest.Initramfs(t, map[string]tree.Inode{entryFile[1:]: guest.File(facts), moduleFile[1:]: guest.File(module(t, b))})
 }
 
 // module returns the module efivarfs of the base, which needs no other.
@@ -218,11 +189,4 @@ func module(t *testing.T, b *base.Base) []byte {
 	}
 	t.Fatalf("the base has no %s", name)
 	return nil
-}
-
-func add(t *testing.T, root *tree.Tree, name string, ino tree.Inode) {
-	t.Helper()
-	if err := root.Add(name, &ino); err != nil {
-		t.Fatal(err)
-	}
 }

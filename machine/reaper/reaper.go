@@ -38,24 +38,32 @@ func New() *Reaper {
 
 // Run is c.Run for a process with a Reaper.
 func (r *Reaper) Run(c *exec.Cmd) error {
-	r.mu.Lock() // so that the child is known before it can be buried
-	err := c.Start()
-	if err == nil {
-		r.known[c.Process.Pid] = true
-	}
-	r.mu.Unlock()
+	wait, err := r.Start(c)
 	if err != nil {
 		return err
 	}
-	err = c.Wait()
-	r.mu.Lock()
-	delete(r.known, c.Process.Pid)
-	r.mu.Unlock()
-	select {
-	case r.wake <- unix.SIGCHLD: // for those that were behind it
-	default:
+	return wait()
+}
+
+// Start is c.Start for a process with a Reaper. The result is c.Wait.
+func (r *Reaper) Start(c *exec.Cmd) (wait func() error, err error) {
+	r.mu.Lock() // so that the child is known before it can be buried
+	defer r.mu.Unlock()
+	if err := c.Start(); err != nil {
+		return nil, err
 	}
-	return err
+	r.known[c.Process.Pid] = true
+	return func() error {
+		err := c.Wait()
+		r.mu.Lock()
+		delete(r.known, c.Process.Pid)
+		r.mu.Unlock()
+		select {
+		case r.wake <- unix.SIGCHLD: // for those that were behind it
+		default:
+		}
+		return err
+	}, nil
 }
 
 // reap buries the children that are dead. The kernel shows one of them at a
