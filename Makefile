@@ -19,6 +19,7 @@ BASE := $(OUT)/base
 BASE_GENERIC := $(OUT)/base-generic
 KIT := $(OUT)/kit
 EXTENSION := $(OUT)/wireguard
+KUBERNETES := $(OUT)/kubernetes
 IMAGE := $(OUT)/kiln-metal-$(ARCH).raw
 IMAGE_4K := $(OUT)/kiln-metal-4k-$(ARCH).raw
 
@@ -79,6 +80,12 @@ extension: base ## build the demonstration extension, with the module wireguard
 	@$(KILN) extension build --name wireguard --version $$(sed -E 's/.*linux-image-([0-9.]+).*/\1/' <<<"$(kernel)") \
 		--description 'WireGuard, a network tunnel' --module wireguard \
 		--kernel $(kernel) --base $(BASE) --output $(EXTENSION) >/dev/null
+
+.PHONY: kubernetes
+kubernetes: base ## build the extension kubernetes: kubelet, kubeadm and kubectl
+	@$(KILN) extension build --name kubernetes --version $$(sed -n 's/.*k8s.io\/kubernetes v//p' rootfs/userland/kubernetes/go.mod) \
+		--description 'kubelet, kubeadm and kubectl' --license Apache-2.0 --recipe rootfs/kubernetes.yaml \
+		--base $(BASE) --cache $(OUT)/cache --output $(KUBERNETES)
 
 headers = $$(compgen -G '$(DEBS)/linux-headers-*$(if $(filter cloud,$(1)),-cloud)-$(ARCH)_*.deb' | $(if $(filter cloud,$(1)),cat,grep -v -e -cloud-))
 
@@ -155,7 +162,7 @@ test-unprivileged:
 	fi
 
 .PHONY: test-full
-test-full: test ## run all tests, race detector and fuzzing included
+test-full: test kubernetes ## run all tests, race detector and fuzzing included, and build kubernetes
 	CGO_ENABLED=1 $(test_env) go test -count=1 -timeout 40m -short -race ./...
 	@$(MAKE) --no-print-directory fuzz
 

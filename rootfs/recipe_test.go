@@ -4,6 +4,7 @@ import (
 	"os"
 	"path"
 	"path/filepath"
+	"slices"
 	"strings"
 	"testing"
 
@@ -185,4 +186,35 @@ func FuzzParse(f *testing.F) {
 		}
 		_, _ = r.passwd(), r.group()
 	})
+}
+
+// Programs tell the versions that the go.mod beside them pins.
+func TestRecipeVersions(t *testing.T) {
+	for _, recipe := range []string{"recipe.yaml", "kubernetes.yaml"} {
+		r, err := Load(recipe)
+		if err != nil {
+			t.Fatal(err)
+		}
+		for _, p := range r.Programs {
+			if p.Module == "" {
+				continue
+			}
+			if _, err := os.Stat(filepath.Join(p.Module, "go.sum")); err != nil {
+				t.Error(err)
+			}
+			data, err := os.ReadFile(filepath.Join(p.Module, "go.mod"))
+			if err != nil {
+				t.Fatal(err)
+			}
+			if strings.Contains(string(data), "\nreplace") {
+				t.Errorf("%s/go.mod replaces modules; the cache does not see what is in their directories", p.Module)
+			}
+			for k, v := range p.Values {
+				pinned := slices.Contains(strings.Fields(string(data)), "v"+strings.TrimPrefix(v, "v"))
+				if strings.HasSuffix(strings.ToLower(k), "version") && !pinned {
+					t.Errorf("%s: %s is %s, which %s/go.mod does not have", recipe, k, v, p.Module)
+				}
+			}
+		}
+	}
 }

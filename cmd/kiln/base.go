@@ -17,8 +17,9 @@ func newBase(g *globals) *cobra.Command {
 
 func newBaseBuild(g *globals) *cobra.Command {
 	var f struct {
-		recipe, grubCore, grubCD, output, goDir, cache string
-		kernel, packages, trees                        []string
+		recipeFlags
+		grubCore, grubCD, output string
+		kernel                   []string
 	}
 	c := &cobra.Command{
 		Use:   "build",
@@ -38,7 +39,7 @@ A base that is larger than the recipe allows is refused.`,
 			if err != nil {
 				return err
 			}
-			recipe, err := rootfs.Load(f.recipe)
+			recipe, err := rootfs.Load(f.file)
 			if err != nil {
 				return err
 			}
@@ -46,14 +47,13 @@ A base that is larger than the recipe allows is refused.`,
 			if err != nil {
 				return err
 			}
-			cache, done, err := cacheDir(f.cache)
+			src, done, err := f.sources(version, when, r)
 			if err != nil {
 				return err
 			}
 			defer done()
 			req := base.Request{
-				Recipe: recipe, Kernel: f.kernel, GrubCore: f.grubCore, GrubCD: f.grubCD, Version: version, Log: r.Logger(),
-				Sources: rootfs.Sources{Version: version, ModTime: when, PackageDirs: f.packages, TreeDirs: f.trees, GoDir: f.goDir, Cache: cache, Log: r.Logger()},
+				Recipe: recipe, Sources: src, Kernel: f.kernel, GrubCore: f.grubCore, GrubCD: f.grubCD, Version: version, Log: r.Logger(),
 			}
 			if err := parentOf(f.output); err != nil {
 				return err
@@ -65,14 +65,11 @@ A base that is larger than the recipe allows is refused.`,
 			return err
 		},
 	}
-	c.Flags().StringVar(&f.recipe, "recipe", "rootfs/recipe.yaml", "recipe of the root file system")
+	c.Flags().StringVar(&f.file, "recipe", "rootfs/recipe.yaml", "recipe of the root file system")
+	f.add(c.Flags())
 	c.Flags().StringArrayVar(&f.kernel, "kernel", nil, "kernel package (.deb, repeatable) or a directory with boot/ and lib/modules/")
-	c.Flags().StringArrayVar(&f.packages, "packages", nil, "directory with .deb files (repeatable)")
-	c.Flags().StringArrayVar(&f.trees, "tree", nil, "directory in which the recipe's prebuilt trees are (repeatable)")
 	c.Flags().StringVar(&f.grubCore, "grub-core", "", "GRUB core image for BIOS")
 	c.Flags().StringVar(&f.grubCD, "grub-cd", "", "GRUB's boot program of a CD, for ISO images that boot from BIOS")
-	c.Flags().StringVar(&f.goDir, "go-dir", ".", "Go module in which the recipe's programs are")
-	c.Flags().StringVar(&f.cache, "cache", "", "directory of the cache of built programs (default: kiln in the user's cache directory)")
 	c.Flags().StringVarP(&f.output, "output", "o", "base", "OCI image layout to write")
 	c.MarkFlagRequired("kernel")
 	return c

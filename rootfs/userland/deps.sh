@@ -17,7 +17,7 @@ die() {
 
 go_version() {
 	local want have
-	want=$(sed -n 's/^go //p' "$(dirname "$0")/../../go.mod")
+	want=$(cd "$(dirname "$0")" && sed -n 's/^go //p' ../../go.mod ./*/go.mod | sort -V | tail -n 1)
 	have=$(cd / && go env GOVERSION 2>/dev/null) || have=none
 	have=${have#go}
 	if [[ $have == none ]] || [[ $(printf '%s\n' "$want" "${have%%[- ]*}" | sort -V | head -n 1) != "$want" ]]; then
