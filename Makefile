@@ -12,9 +12,12 @@ FUZZTIME := 30s
 STATICCHECK := honnef.co/go/tools/cmd/staticcheck@v0.6.1
 VERSION := $(shell git describe --tags --always --dirty 2>/dev/null || echo devel)
 
-OUT := out
+# One directory for each architecture.
+OUT := $(if $(filter amd64,$(ARCH)),out,out/$(ARCH))
+ARM64 := out/arm64
 DEBS := $(OUT)/debs
 KILN := bin/kiln
+PROGRAM := $(OUT)/kiln
 BASE := $(OUT)/base
 BASE_GENERIC := $(OUT)/base-generic
 KIT := $(OUT)/kit
@@ -35,11 +38,14 @@ kernel = $(kernel_$(FLAVOUR))
 help: ## list the targets
 	@awk -F ':.*## ' '/^[a-z0-9-]+:.*## / { printf "  make %-12s %s\n", $$1, $$2 }' $(firstword $(MAKEFILE_LIST))
 
+# $(call build_kiln,ENVIRONMENT,FILE)
+build_kiln = $(1) go build -trimpath -ldflags '-s -w -X main.version=$(VERSION)' -o $(2) ./cmd/kiln
+
 # --- What an image is made of
 
 .PHONY: deps
 deps: ## install the Debian packages that building and testing needs
-	@rootfs/userland/deps.sh
+	@ARCH=$(ARCH) rootfs/userland/deps.sh
 
 .PHONY: fetch
 fetch: deps ## download kernel, boot loaders and libraries as Debian packages
@@ -47,27 +53,31 @@ fetch: deps ## download kernel, boot loaders and libraries as Debian packages
 
 .PHONY: userland
 userland: fetch ## build what is written in C against musl: e2fsprogs, iptables, libseccomp
-	@rootfs/userland/e2fsprogs.sh $(OUT)/userland
-	@rootfs/userland/sysroot.sh $(DEBS) $(OUT)/sysroot
-	@rootfs/userland/iptables.sh $(DEBS) $(OUT)/sysroot $(OUT)/iptables
+	@ARCH=$(ARCH) rootfs/userland/e2fsprogs.sh $(DEBS) $(OUT)/userland
+	@ARCH=$(ARCH) rootfs/userland/sysroot.sh $(DEBS) $(OUT)/sysroot
+	@ARCH=$(ARCH) rootfs/userland/iptables.sh $(DEBS) $(OUT)/sysroot $(OUT)/iptables
 
 .PHONY: grub
-grub: fetch
+grub: fetch ## build GRUB's images for BIOS, which only amd64 has
+ifeq ($(ARCH),amd64)
 	@rootfs/userland/grub-core.sh $(DEBS) $(OUT)/grub
+endif
 
 .PHONY: build
 build: ## build bin/kiln
-	@go build -trimpath -ldflags '-s -w -X main.version=$(VERSION)' -o $(KILN) ./cmd/kiln
+	@$(call build_kiln,,$(KILN))
 
 # --- Images
 
+GRUB := $(if $(filter amd64,$(ARCH)),$(addprefix $(OUT)/grub/,core.img eltorito.img))
+
 # $(call build_base,FLAVOUR,DIR)
 define build_base
-	@inputs=$$(sha256sum $(KILN) rootfs/recipe.yaml rootfs/etc/* $(OUT)/{userland,sysroot,iptables}.stamp $(OUT)/grub/*.img go.mod go.sum \
+	@inputs=$$(sha256sum $(KILN) rootfs/recipe.yaml rootfs/etc/* $(OUT)/{userland,sysroot,iptables}.stamp $(GRUB) go.mod go.sum \
 		rootfs/userland/*/go.{mod,sum} $$(find cmd/init machine -name '*.go' | sort) && ls $(DEBS) && echo $(1) $(ARCH)); \
 	if [[ -e $(2)/index.json && $$inputs == "$$(cat $(2).inputs 2>/dev/null)" ]]; then exit 0; fi; \
 	$(KILN) base build --recipe rootfs/recipe.yaml --kernel $(kernel_$(1)) --packages $(DEBS) --tree $(OUT) \
-		--grub-core $(OUT)/grub/core.img --grub-cd $(OUT)/grub/eltorito.img --cache $(OUT)/cache --output $(2); \
+		$(if $(GRUB),--grub-core $(word 1,$(GRUB)) --grub-cd $(word 2,$(GRUB))) --cache $(OUT)/cache --output $(2); \
 	echo "$$inputs" >$(2).inputs
 endef
 
@@ -85,7 +95,7 @@ extension: base ## build the demonstration extension, with the module wireguard
 kubernetes: base ## build the extension kubernetes: kubelet, kubeadm and kubectl
 	@$(KILN) extension build --name kubernetes --version $$(sed -n 's/.*k8s.io\/kubernetes v//p' rootfs/userland/kubernetes/go.mod) \
 		--description 'kubelet, kubeadm and kubectl' --license Apache-2.0 --recipe rootfs/kubernetes.yaml \
-		--base $(BASE) --cache $(OUT)/cache --output $(KUBERNETES)
+		--base $(BASE) --arch $(ARCH) --cache $(OUT)/cache --output $(KUBERNETES)
 
 headers = $$(compgen -G '$(DEBS)/linux-headers-*$(if $(filter cloud,$(1)),-cloud)-$(ARCH)_*.deb' | $(if $(filter cloud,$(1)),cat,grep -v -e -cloud-))
 
@@ -99,11 +109,11 @@ compose: extension
 	@$(KILN) build metal --arch $(ARCH) --base $(BASE) --extension $(EXTENSION) --cache $(OUT)/cache --output $(IMAGE) >/dev/null
 
 .PHONY: image
-image: compose ## compose out/kiln-metal-amd64.raw, with the extension in it
+image: compose ## compose out/kiln-metal-amd64.raw, with the extension in it; ARCH=arm64
 	@printf '%s, %s bytes, %s on disk\n' $(IMAGE) $$(stat -c %s $(IMAGE)) $$(du -h $(IMAGE) | cut -f 1)
 	@printf 'sha256 %s\n\n' $$(sha256sum <$(IMAGE) | cut -d ' ' -f 1)
 	@$(KILN) inspect $(IMAGE)
-	@printf '\nmake run boots it in QEMU, make run FIRMWARE=bios as a BIOS does.\n'
+	@printf '\nmake run ARCH=$(ARCH) boots it in QEMU$(if $(GRUB),; with FIRMWARE=bios as a BIOS does).\n'
 	@printf 'To put it on a disk: cp $(IMAGE) /dev/DISK, which overwrites what is there.\n'
 
 .PHONY: image-4k
@@ -117,17 +127,21 @@ run: compose ## boot the image in QEMU, console in the terminal; FIRMWARE=bios o
 
 .PHONY: installer
 installer: extension ## build out/kiln.installer.tar, an image for 'docker load' that installs onto disks
-	@$(KILN) build installer --arch $(ARCH) --base $(BASE) --extension $(EXTENSION) --cache $(OUT)/cache --output $(OUT)/kiln.installer.tar
+	@$(call build_kiln,GOARCH=$(ARCH),$(PROGRAM))
+	@$(KILN) build installer --arch $(ARCH) --installer-program $(PROGRAM) --base $(BASE) --extension $(EXTENSION) --cache $(OUT)/cache --output $(OUT)/kiln.installer.tar
 
 # --- Tests
 
 # What the tests take from the environment, see internal/oracle and test.
 test_env = KILN_REQUIRE_ORACLES=1 KILN_BIN=$(abspath $(KILN)) KILN_BASE=$(abspath $(BASE)) \
 	KILN_EXTENSION=$(abspath $(EXTENSION)) KILN_IMAGE=$(abspath $(IMAGE)) KILN_IMAGE_4K=$(abspath $(IMAGE_4K)) \
+	KILN_BASE_ARM64=$(abspath $(ARM64)/base) KILN_EXTENSION_ARM64=$(abspath $(ARM64)/wireguard) \
 	KILN_BASE_GENERIC=$(abspath $(BASE_GENERIC)) KILN_TEST_DEBS=$(abspath $(DEBS)) KILN_TEST_KERNELS=$(abspath $(OUT)/kernels/cloud):$(abspath $(OUT)/kernels/generic)
 
 .PHONY: fixtures
 fixtures: compose image-4k
+	@$(if $(filter-out amd64,$(ARCH)),$(error the tests run on amd64, and build what they need for others; leave ARCH out))
+	@$(MAKE) --no-print-directory ARCH=arm64 extension
 	@ARCH=$(ARCH) rootfs/userland/fetch.sh $(DEBS) generic
 	@for f in cloud="$(kernel_cloud)" generic="$(kernel_generic)"; do \
 		dir=$(OUT)/kernels/$${f%%=*} deb=$${f#*=}; \
@@ -162,7 +176,8 @@ test-unprivileged:
 	fi
 
 .PHONY: test-full
-test-full: test kubernetes ## run all tests, race detector and fuzzing included, and build kubernetes
+test-full: export KILN_TEST_FULL = 1
+test-full: test kubernetes ## run all tests, those that take long, race detector and fuzzing included
 	CGO_ENABLED=1 $(test_env) go test -count=1 -timeout 40m -short -race ./...
 	@$(MAKE) --no-print-directory fuzz
 

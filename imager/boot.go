@@ -3,6 +3,7 @@ package imager
 import (
 	"bytes"
 	"fmt"
+	"slices"
 	"strings"
 
 	"github.com/kilnhq/kiln/imager/arch"
@@ -47,7 +48,7 @@ func bootAssets(r Request, s *stack) (*assets, error) {
 	if err := checkSplash(r); err != nil {
 		return nil, err
 	}
-	if a.cmdline, err = cmdline(r, r.Profile.Kernel); err != nil {
+	if a.cmdline, err = cmdline(r, r.Profile.Kernel, ""); err != nil {
 		return nil, err
 	}
 	if a.uki, err = a.unified(r, ""); err != nil {
@@ -94,9 +95,13 @@ func configTree(r Request) (*tree.Tree, error) {
 	return t, nil
 }
 
-// unified is a UKI whose command lines end in extra.
-func (a *assets) unified(r Request, extra string) (extent.Source, error) {
+// unified is a UKI; medium is as for cmdline.
+func (a *assets) unified(r Request, medium string) (extent.Source, error) {
 	stub, err := bootPart(r.Base, base.Stub)
+	if err != nil {
+		return nil, err
+	}
+	line, err := cmdline(r, r.Profile.Kernel, medium)
 	if err != nil {
 		return nil, err
 	}
@@ -106,7 +111,7 @@ func (a *assets) unified(r Request, extra string) (extent.Source, error) {
 	sections := []uki.Section{
 		text(".osrel", osRelease(r)),
 		text(".uname", r.Base.Config.Release),
-		text(".cmdline", a.cmdline+extra),
+		text(".cmdline", line),
 		{Name: ".initrd", Content: a.initramfs},
 		{Name: ".linux", Content: a.kernel},
 	}
@@ -121,11 +126,11 @@ func (a *assets) unified(r Request, extra string) (extent.Source, error) {
 		sections = append(sections, text(".profile", "ID="+profiles.MainUKIProfile+"\nTITLE=kiln\n"))
 	}
 	for _, p := range u.Profiles {
-		line, err := cmdline(r, r.Profile.Kernel.With(p.Append, p.Remove))
+		line, err := cmdline(r, r.Profile.Kernel.With(p.Append, p.Remove), medium)
 		if err != nil {
 			return nil, fmt.Errorf("uki.profiles %s: %w", p.ID, err)
 		}
-		sections = append(sections, text(".profile", "ID="+p.ID+"\nTITLE="+p.Title+"\n"), text(".cmdline", line+extra))
+		sections = append(sections, text(".profile", "ID="+p.ID+"\nTITLE="+p.Title+"\n"), text(".cmdline", line))
 	}
 	m, err := uki.Build(stub, sections)
 	if err != nil {
@@ -150,14 +155,25 @@ func bootPart(b *base.Base, name string) ([]byte, error) {
 	return p.Bytes(maxBootPart)
 }
 
-// cmdline is the kernel command line common to all boot loaders.
-func cmdline(r Request, kernel profiles.Kernel) (string, error) {
+// installArgs is what the names of the kernel arguments begin with that make a
+// node install onto a disk.
+const installArgs = "kiln.install."
+
+// cmdline is the kernel command line common to all boot loaders. medium are the
+// arguments of what installs, and has the arguments that say so; nothing else has
+// them, least of all the disk that was installed.
+func cmdline(r Request, kernel profiles.Kernel, medium string) (string, error) {
 	args := append([]string{"kiln.platform=" + r.Profile.Platform}, kernel.CommandLine()...)
 	args = append(args, r.KernelArgs...)
 	for _, a := range args {
 		if a == "" || strings.ContainsAny(a, "\n\r\x00") {
 			return "", refuse("kernel argument %q: want one line that is not empty", a)
 		}
+	}
+	if medium == "" {
+		args = slices.DeleteFunc(args, func(a string) bool { return strings.HasPrefix(a, installArgs) })
+	} else {
+		args = append(args, medium)
 	}
 	line := strings.Join(args, " ")
 	if limit := 2048; len(line) > limit-256 { // COMMAND_LINE_SIZE, less what the boot loader adds
@@ -256,6 +272,10 @@ func slotConfig(r Request, a *assets, slot, disk string) ([]byte, error) {
 
 // System returns what the image has in a slot, for the disk of the given GUID.
 func (i *Image) System(slot, disk string) (*slots.System, error) {
+	machine, err := arch.For(i.request.Profile.Arch)
+	if err != nil {
+		return nil, err
+	}
 	a := i.assets
 	if err := a.checkPermanent(); err != nil {
 		return nil, err
@@ -264,7 +284,7 @@ func (i *Image) System(slot, disk string) (*slots.System, error) {
 	if err != nil {
 		return nil, err
 	}
-	return &slots.System{Kernel: a.kernel, Initramfs: a.initramfs, Layers: a.file, Config: config, UKI: a.uki, Time: i.request.Epoch}, nil
+	return &slots.System{Kernel: a.kernel, Initramfs: a.initramfs, Layers: a.file, Config: config, UKI: a.uki, Loader: machine.Removable, Time: i.request.Epoch}, nil
 }
 
 func fileTree(files map[string]tree.Content, epoch int64) (*tree.Tree, error) {

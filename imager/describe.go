@@ -92,6 +92,12 @@ func (i *Image) Describe(a *Artifact) ([]byte, error) {
 		Layers:     assets.layers,
 		Disk:       diskFacts{Size: i.Disk.Size(), SectorSize: i.Table.SectorSize, GUID: i.Table.DiskID.String()},
 	}
+	if a.Format == "iso" {
+		var err error
+		if d.Cmdline, err = cmdline(r, r.Profile.Kernel, i.isoArgs()); err != nil {
+			return nil, err
+		}
+	}
 	for _, e := range r.Extensions {
 		m := e.Manifest.Metadata
 		d.Extensions = append(d.Extensions, extensionFacts{m.Name, m.Version, e.Digest})

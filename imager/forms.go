@@ -35,7 +35,7 @@ type form struct {
 
 	// layout gives the whole file as a map, of which nothing has been read: it is
 	// written sparse and in parallel, or streamed.
-	layout func(i *Image) (*extent.Map, error)
+	layout func(ctx context.Context, i *Image) (*extent.Map, error)
 
 	// write writes the file from its start to its end. It tells progress of the
 	// bytes of the disk or, if it does not read the holes, of those of its extents.
@@ -48,7 +48,7 @@ type form struct {
 // forms are the ways to write an image, by the name that profiles have for them.
 func forms(o profiles.Output) map[string]form {
 	asset := func(suffix string, get func(*assets) extent.Source) form {
-		return form{suffix: suffix, layout: func(i *Image) (*extent.Map, error) {
+		return form{suffix: suffix, layout: func(_ context.Context, i *Image) (*extent.Map, error) {
 			a, err := i.diskless()
 			if err != nil {
 				return nil, err
@@ -57,7 +57,7 @@ func forms(o profiles.Output) map[string]form {
 		}}
 	}
 	return map[string]form{
-		"raw":         {suffix: "raw", disk: true, layout: func(i *Image) (*extent.Map, error) { return i.Disk, nil }},
+		"raw":         {suffix: "raw", disk: true, layout: func(_ context.Context, i *Image) (*extent.Map, error) { return i.Disk, nil }},
 		"raw.zst":     compressedForm("raw.zst", compress.Zstd, o.Level),
 		"raw.gz":      compressedForm("raw.gz", compress.Gzip, o.Level),
 		"raw.xz":      compressedForm("raw.xz", compress.XZ, o.Level),
@@ -73,7 +73,7 @@ func forms(o profiles.Output) map[string]form {
 			return gcetar.Write(ctx, w, i.Disk, i.request.Epoch, i.request.Profile.Output.Level, progress)
 		}},
 		"xva": {suffix: "xva", disk: true, write: writeXVA},
-		"vmdk-sparse": {suffix: "vmdk", disk: true, layout: func(i *Image) (*extent.Map, error) {
+		"vmdk-sparse": {suffix: "vmdk", disk: true, layout: func(_ context.Context, i *Image) (*extent.Map, error) {
 			return vmdk.Map(i.Disk, i.vmdkOptions("vmdk-sparse"))
 		}},
 		"containerdisk": {suffix: "containerdisk.tar", disk: true, size: containerDiskSize, write: writeContainerDisk},
@@ -139,7 +139,7 @@ func gceSize(i *Image) int64 {
 // qcow2Form is qcow2 with the given compression of its clusters.
 func qcow2Form(compression string) form {
 	if compression == "none" {
-		return form{suffix: "qcow2", disk: true, layout: func(i *Image) (*extent.Map, error) { return qcow2.Map(i.Disk, 0) }}
+		return form{suffix: "qcow2", disk: true, layout: func(_ context.Context, i *Image) (*extent.Map, error) { return qcow2.Map(i.Disk, 0) }}
 	}
 	return form{suffix: "qcow2", disk: true, skips: true, write: func(ctx context.Context, i *Image, w io.Writer, progress func(int64)) error {
 		dst, ok := w.(qcow2.Target)
@@ -155,12 +155,12 @@ func qcow2Form(compression string) form {
 }
 
 func vhdForm(suffix string, fixed bool) form {
-	return form{suffix: suffix, disk: true, layout: func(i *Image) (*extent.Map, error) {
+	return form{suffix: suffix, disk: true, layout: func(_ context.Context, i *Image) (*extent.Map, error) {
 		return vhd.Map(i.Disk, vhd.Options{Fixed: fixed, ID: i.id.uuid("vhd"), Time: time.Unix(i.request.Epoch, 0)})
 	}}
 }
 
-func vhdxMap(i *Image) (*extent.Map, error) {
+func vhdxMap(_ context.Context, i *Image) (*extent.Map, error) {
 	o := vhdx.Options{FileWriteID: i.id.uuid("vhdx file"), DataWriteID: i.id.uuid("vhdx data"), DiskID: i.id.uuid("vhdx disk")}
 	if i.Table != nil {
 		o.SectorSize = i.Table.SectorSize

@@ -12,6 +12,7 @@ import (
 	"errors"
 	"fmt"
 	"log/slog"
+	"sync"
 
 	"github.com/google/uuid"
 
@@ -46,7 +47,7 @@ type Request struct {
 	// derive from it, too. A machine with two disks must find the right one.
 	Instance string
 
-	// Tool is kiln itself, for installer images.
+	// Tool is kiln itself, for installer and ISO images.
 	Tool extent.Source
 
 	Strict  bool   // refuse what Check only warns of
@@ -69,6 +70,8 @@ type Image struct {
 	id      identity
 	assets  *assets // of the disk
 	inRAM   *assets // of what has no disk: all layers are in the initramfs
+	index   *cache.Entry
+	warned  sync.Once // that an ISO image does not install; it is laid out more than once
 
 	converted bool // from an image that was there
 }
@@ -127,7 +130,7 @@ func Compose(ctx context.Context, r Request) (*Image, error) {
 	if err != nil {
 		return nil, err
 	}
-	return &Image{Disk: disk, Table: table, request: r, id: id, assets: assets, inRAM: inRAM}, nil
+	return &Image{Disk: disk, Table: table, request: r, id: id, assets: assets, inRAM: inRAM, index: stack.index}, nil
 }
 
 // identity is the namespace from which all identifiers of an image derive: a

@@ -11,6 +11,7 @@ import (
 	"io"
 	"io/fs"
 	"path"
+	"slices"
 	"strings"
 	"time"
 
@@ -22,13 +23,16 @@ import (
 	"github.com/kilnhq/kiln/imager/ocidisk"
 	"github.com/kilnhq/kiln/imager/qcow2"
 	"github.com/kilnhq/kiln/internal/ocilayout"
+	"github.com/kilnhq/kiln/machine/medium"
 	"github.com/kilnhq/kiln/rootfs/ociimage"
 	"github.com/kilnhq/kiln/rootfs/tree"
 )
 
 const (
-	sourceDir = "kiln" // in the image
+	sourceDir = medium.Source // in the image
 	toolPath  = "usr/bin/kiln"
+
+	sourceCache = "cache" // in sourceDir
 )
 
 // imageConfig is what the OCI images of i say about themselves.
@@ -114,9 +118,41 @@ func (i *Image) installer(ctx context.Context) (v1.Image, error) {
 	if err := checkTool(r.Tool, r.Profile.Arch); err != nil {
 		return nil, err
 	}
+	trees, err := i.source(ctx)
+	if err != nil {
+		return nil, err
+	}
+	tool, err := fileTree(map[string]tree.Content{toolPath: r.Tool}, r.Epoch)
+	if err != nil {
+		return nil, err
+	}
+	tool.Lookup(toolPath).Mode = 0o755
+	last := len(trees) - 1
+	// What is installed from is written nowhere; /tmp is for what is spooled.
+	if err := trees[last].Add("tmp", &tree.Inode{Mode: fs.ModeDir | fs.ModeSticky | 0o777, ModTime: r.Epoch}); err != nil {
+		return nil, err
+	}
+	var layers []v1.Layer
+	for _, t := range slices.Insert(trees, last, tool) {
+		l, err := ociimage.Layer(ctx, t, ociimage.None)
+		if err != nil {
+			return nil, err
+		}
+		layers = append(layers, l)
+	}
+	config := i.imageConfig()
+	config.Entrypoint = []string{"/" + toolPath}
+	config.Env = []string{"PATH=/usr/bin", SourceVariable + "=/" + sourceDir}
+	return ociimage.Image(config, layers...)
+}
+
+// source is a source directory in pieces: the base, each extension, and what is
+// small and changes often.
+func (i *Image) source(ctx context.Context) ([]*tree.Tree, error) {
+	r := i.request
 	source := Source{
 		Version: 1, Kiln: r.Version, Profile: "profile.yaml", Base: "base", Extensions: []string{}, KernelArgs: r.KernelArgs,
-		Cache: "cache", Strict: r.Strict, Epoch: r.Epoch,
+		Cache: sourceCache, Strict: r.Strict, Epoch: r.Epoch,
 	}
 	base, err := r.Base.Layout()
 	if err != nil {
@@ -139,27 +175,8 @@ func (i *Image) installer(ctx context.Context) (v1.Image, error) {
 		}
 		trees = append(trees, t)
 	}
-	tool, err := fileTree(map[string]tree.Content{toolPath: r.Tool}, r.Epoch)
-	if err != nil {
-		return nil, err
-	}
-	tool.Lookup(toolPath).Mode = 0o755
 	settings, err := i.settings(source)
-	if err != nil {
-		return nil, err
-	}
-	var layers []v1.Layer
-	for _, t := range append(trees, tool, settings) {
-		l, err := ociimage.Layer(ctx, t, ociimage.None)
-		if err != nil {
-			return nil, err
-		}
-		layers = append(layers, l)
-	}
-	config := i.imageConfig()
-	config.Entrypoint = []string{"/" + toolPath}
-	config.Env = []string{"PATH=/usr/bin", SourceVariable + "=/" + sourceDir}
-	return ociimage.Image(config, layers...)
+	return append(trees, settings), err
 }
 
 // extensionTree is an extension as a directory, and its compressed layer in a
@@ -173,16 +190,22 @@ func (i *Image) extensionTree(ctx context.Context, e *extensions.Extension, name
 	if err != nil {
 		return nil, err
 	}
+	record, content := cacheFiles(cache, entry.Key)
 	files := map[string]tree.Content{
-		path.Join(sourceDir, name, "manifest.yaml"):    whole.Lookup("manifest.yaml").Content,
-		path.Join(sourceDir, name, "rootfs.sqsh"):      entry.Content,
-		path.Join(sourceDir, cache, entry.Key+".json"): extent.Bytes(entry.Record()),
+		path.Join(sourceDir, name, "manifest.yaml"): whole.Lookup("manifest.yaml").Content,
+		path.Join(sourceDir, name, "rootfs.sqsh"):   entry.Content,
+		record: extent.Bytes(entry.Record()),
 	}
 	t, err := fileTree(files, i.request.Epoch)
 	if err != nil {
 		return nil, err
 	}
-	return t, t.Add(path.Join(sourceDir, cache, entry.Key+".bin"), t.Lookup(path.Join(sourceDir, name, "rootfs.sqsh")))
+	return t, t.Add(content, t.Lookup(path.Join(sourceDir, name, "rootfs.sqsh")))
+}
+
+// cacheFiles are the names of an entry's two files in the cache of a source.
+func cacheFiles(cache, key string) (record, content string) {
+	return path.Join(sourceDir, cache, key+".json"), path.Join(sourceDir, cache, key+".bin")
 }
 
 // settings are the small files of the source.
@@ -217,8 +240,7 @@ func (i *Image) settings(source Source) (*tree.Tree, error) {
 	if r.Profile.MachineConfig != "" {
 		t.Lookup(path.Join(sourceDir, source.Profile)).Mode = 0o600
 	}
-	// What is installed from is written nowhere; /tmp is for what is spooled.
-	return t, t.Add("tmp", &tree.Inode{Mode: fs.ModeDir | fs.ModeSticky | 0o777, ModTime: r.Epoch})
+	return t, nil
 }
 
 // checkTool refuses a program that does not run in the image.

@@ -9,8 +9,10 @@ import (
 
 	"github.com/kilnhq/kiln/extensions"
 	"github.com/kilnhq/kiln/imager/base"
+	"github.com/kilnhq/kiln/imager/cache"
 	"github.com/kilnhq/kiln/imager/cpio"
 	"github.com/kilnhq/kiln/imager/extent"
+	"github.com/kilnhq/kiln/imager/iso"
 	"github.com/kilnhq/kiln/kernel/depmod"
 	"github.com/kilnhq/kiln/machine/layers"
 	"github.com/kilnhq/kiln/rootfs/tree"
@@ -26,6 +28,7 @@ type layer struct {
 type stack struct {
 	layers []layer
 	list   layers.List
+	index  *cache.Entry // the merged module index, if there is one
 
 	// If the layers are on BOOT, the file with them, and what the initramfs has
 	// instead.
@@ -67,6 +70,7 @@ func stackLayers(ctx context.Context, r Request, modules [][]depmod.Module) (*st
 		if err != nil {
 			return nil, err
 		}
+		s.index = &entry
 		s.add(layers.Layer{Kind: layers.Index, Name: "modules"}, entry.Content, entry.SHA256)
 	}
 	s.list.Version, s.list.Release, s.list.Kiln = 1, r.Base.Config.Release, r.Version
@@ -150,24 +154,34 @@ func (s *stack) initramfs(b *base.Base, epoch int64) (extent.Source, error) {
 	if err != nil {
 		return nil, err
 	}
-	payload := s.modules
-	if s.file == nil {
-		if payload, err = fileTree(s.contents(), epoch); err != nil {
-			return nil, err
-		}
+	head, err := cpio.Build(described)
+	if err != nil {
+		return nil, err
 	}
-	archives := []extent.Source{init.Content}
 	// The list comes first, so that an initramfs that was cut off can still say
-	// which layer is damaged.
-	for _, t := range []*tree.Tree{described, payload} {
-		archive, err := cpio.Build(t)
+	// which layer is damaged. The kernel looks for the next archive at a multiple
+	// of four bytes.
+	if s.file != nil {
+		modules, err := cpio.Build(s.modules)
 		if err != nil {
 			return nil, err
 		}
-		archives = append(archives, archive)
+		return extent.Concat(4, init.Content, head, modules)
 	}
-	// The kernel looks for the next archive at a multiple of four bytes.
-	return extent.Concat(4, archives...)
+	files, err := fileTree(s.contents(), epoch)
+	if err != nil {
+		return nil, err
+	}
+	// Layers begin where a sector of a CD may: an ISO image has them once, in its
+	// initramfs and as files of their own.
+	all, err := cpio.BuildAligned(files, iso.SectorSize)
+	if err != nil {
+		return nil, err
+	}
+	if head, err = extent.Concat(4, init.Content, head); err != nil {
+		return nil, err
+	}
+	return extent.Concat(iso.SectorSize, head, all)
 }
 
 func (s *stack) contents() map[string]tree.Content {

@@ -94,7 +94,7 @@ func (i *Image) writeFile(ctx context.Context, form form, f *os.File, file *Arti
 		}
 		return err
 	}
-	m, err := form.layout(i)
+	m, err := form.layout(ctx, i)
 	if err != nil {
 		return err
 	}
@@ -134,7 +134,7 @@ func (i *Image) WriteTo(ctx context.Context, w io.Writer, format string, progres
 	}
 	if form.layout != nil {
 		stream = func(ctx context.Context, i *Image, w io.Writer, progress func(int64)) error {
-			m, err := form.layout(i)
+			m, err := form.layout(ctx, i)
 			if err != nil {
 				return err
 			}
@@ -161,7 +161,7 @@ func observe(progress func(int64)) func(int64) {
 
 // Size is the number of bytes that WriteFile, or else WriteTo, tells progress of
 // in all.
-func (i *Image) Size(format string, file bool) int64 {
+func (i *Image) Size(ctx context.Context, format string, file bool) int64 {
 	form, err := i.form(format)
 	if err == nil && form.files != nil {
 		files, err := form.files(i)
@@ -183,7 +183,7 @@ func (i *Image) Size(format string, file bool) int64 {
 	if err != nil || form.layout == nil {
 		return i.Disk.Size()
 	}
-	m, err := form.layout(i)
+	m, err := form.layout(ctx, i)
 	if err != nil {
 		return 0
 	}

@@ -14,7 +14,7 @@ const SourceFile = "source.json"
 // installer image.
 const SourceVariable = "KILN_SOURCE"
 
-// Source is what an installer image installs: the inputs of Compose, as files in
+// Source is what an installer or ISO image installs: the inputs of Compose, as files in
 // a directory, by paths that are relative to it.
 type Source struct {
 	Version      int      `json:"version"` // of this format: 1

@@ -31,7 +31,7 @@ func start(t *testing.T, c vm.Config) (context.Context, *vm.Machine) {
 	if testing.Short() {
 		t.Skip("SKIPPED: boots machines")
 	}
-	oracle.Tool(t, "qemu-system-x86_64")
+	oracle.Tool(t, map[string]string{"": "qemu-system-x86_64", "arm64": "qemu-system-aarch64"}[c.Arch])
 	patience := patience
 	if c.Restart {
 		patience *= 3 // a slot on trial has three starts

@@ -10,5 +10,7 @@
 //	KILN_IMAGE       profile metal with the extension
 //	KILN_IMAGE_4K    profile metal-4k with the extension
 //
-// Without that the tests are skipped, and say so.
+// and KILN_BASE_ARM64 and KILN_EXTENSION_ARM64, the same for arm64. Without that the
+// tests are skipped, and say so. So are those that take long, unless KILN_TEST_FULL
+// is set, as 'make test-full' does.
 package test

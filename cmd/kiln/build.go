@@ -54,12 +54,12 @@ that went into it, FILE.json, and the list of the software in it, FILE.spdx.json
 	}
 	f.add(c)
 	c.Flags().StringVar(&f.config, "config", "", configUsage)
-	c.Flags().StringVar(&f.arch, "arch", "", "architecture, instead of the profile's: amd64 or arm64")
+	c.Flags().StringVar(&f.arch, "arch", "", "architecture: amd64 or arm64 (default: the base's, if it is for one only, or the profile's)")
 	c.Flags().StringSliceVar(&f.formats, "format", nil, "output formats, instead of the profile's or the file name's: "+strings.Join(imager.Formats(), ", "))
 	c.Flags().StringVar(&f.size, "size", "", "size of the disk, instead of the profile's, for example 8GiB")
 	c.Flags().StringVarP(&f.output, "output", "o", "", "file or directory to write to; - is standard output (default: the profile's file name)")
 	c.Flags().BoolVar(&f.noSidecars, "no-sidecars", false, "do not write FILE.sha256, FILE.json and FILE.spdx.json")
-	c.Flags().StringVar(&f.program, "installer-program", "", "kiln for installer images, static and for their architecture (default: this program)")
+	c.Flags().StringVar(&f.program, "installer-program", "", "kiln for installer and ISO images, static and for their architecture (default: this program)")
 	return c
 }
 
@@ -129,7 +129,7 @@ func outputPath(img *imager.Image, output, format string, several bool) (string,
 }
 
 func write(ctx context.Context, c *cobra.Command, r *progress.Reporter, img *imager.Image, format, output string, sidecars bool) error {
-	bar := r.Bar("write "+output, img.Size(format, output != "-"))
+	bar := r.Bar("write "+output, img.Size(ctx, format, output != "-"))
 	if output == "-" {
 		err := img.WriteTo(ctx, os.Stdout, format, bar.Add)
 		bar.Done(err)
@@ -149,14 +149,9 @@ func write(ctx context.Context, c *cobra.Command, r *progress.Reporter, img *ima
 
 // profile loads the profile and lays the flags over it.
 func profile(name string, f buildFlags) (*profiles.Profile, error) {
-	p, err := loadProfile(name, f.set)
+	p, err := f.load(name, f.arch)
 	if err != nil {
 		return nil, err
-	}
-	if f.arch != "" {
-		if err := p.SetArch(f.arch); err != nil {
-			return nil, usageError{fmt.Errorf("--arch: %w", err)}
-		}
 	}
 	if format := imager.FormatOf(f.output); format != "" {
 		p.Output.Format = format

@@ -62,6 +62,20 @@ func (f *composeFlags) use(c *cobra.Command, dir string) error {
 	return nil
 }
 
+// load loads a profile for the given architecture or, if that is "", for that of
+// the base, if it has one only. It comes first: the rest of the profile, and what
+// --set says, is to be understood with it in mind.
+func (f *composeFlags) load(name, arch string) (*profiles.Profile, error) {
+	if arch == "" {
+		b, err := base.Open(f.base, "")
+		if err != nil { // there are several, or request says what is wrong
+			return loadProfile(name, f.set)
+		}
+		arch = b.Config.Arch
+	}
+	return loadProfile(name, slices.Concat([]string{"arch=" + arch}, f.set))
+}
+
 // request opens what a composed image of the profile is made of. The caller must
 // call done when it is no longer needed.
 func (f *composeFlags) request(ctx context.Context, r *progress.Reporter, p *profiles.Profile) (req imager.Request, done func(), err error) {

@@ -99,7 +99,7 @@ func exitCode(ctx context.Context, err error) int {
 	if is(err, imager.ErrRefused, base.ErrFormat, base.ErrPart, base.ErrRefused, extensions.ErrIncompatible,
 		extensions.ErrFormat, extensions.ErrHostile, extensions.ErrManifest, deb.ErrFormat, deb.ErrTruncated, deb.ErrLimit,
 		kernel.ErrNoKernel, kernel.ErrNoModules, kernel.ErrTwo, kernel.ErrRelease, kernel.ErrArch, kernel.ErrFormat, module.ErrFormat,
-		blockdev.ErrRefused, install.ErrKeep, slots.ErrNoSlots, slots.ErrDisagree, slots.ErrNoSystem, gpt.ErrNone, gpt.ErrDamaged, sign.ErrFormat, sign.ErrSignature, sign.ErrSigner, kit.ErrFormat, kit.ErrRefused, kit.ErrBuild) {
+		blockdev.ErrRefused, install.ErrKeep, slots.ErrNoSlots, slots.ErrLoader, slots.ErrDisagree, slots.ErrNoSystem, gpt.ErrNone, gpt.ErrDamaged, sign.ErrFormat, sign.ErrSignature, sign.ErrSigner, kit.ErrFormat, kit.ErrRefused, kit.ErrBuild) {
 		return exitRefused
 	}
 	if is(err, fs.ErrNotExist, blockdev.ErrNoMatch, rootfs.ErrNoPackage) {

@@ -86,7 +86,7 @@ for is loaded, too.`,
 	}
 	s := c.Flags()
 	s.StringVar(&f.base, "base", "base", "base the extension is for")
-	s.StringVar(&f.arch, "arch", "amd64", "architecture: amd64 or arm64")
+	s.StringVar(&f.arch, "arch", "", "architecture, if the base is for several: amd64 or arm64")
 	s.StringVar(&f.source, "module-source", "", "source of modules to build: a directory or a DKMS package (.deb); its makefiles are run")
 	s.StringVar(&f.kit, "kit", "kit", "kernel kit to build with, from 'kiln kernel kit'")
 	s.StringArrayVar(&f.symvers, "symvers", nil, "Module.symvers of other modules, whose symbols the source uses (repeatable)")
@@ -139,7 +139,7 @@ func (f *extensionBuild) run(c *cobra.Command, r *progress.Reporter) error {
 	if req.Signer, err = f.signer(); err != nil {
 		return err
 	}
-	if req.Below, err = f.open(ctx, f.below, f.arch); err != nil {
+	if req.Below, err = f.open(ctx, f.below, b.Config.Arch); err != nil {
 		return err
 	}
 	if f.source != "" {
@@ -188,7 +188,7 @@ func (f *extensionBuild) run(c *cobra.Command, r *progress.Reporter) error {
 			return fmt.Errorf("%w: %w", imager.ErrRefused, err)
 		}
 	}
-	if err := save(ctx, e.Extension, f.output, formOf(f.output), f.arch, b.Config.Epoch); err != nil {
+	if err := save(ctx, e.Extension, f.output, formOf(f.output), b.Config.Arch, b.Config.Epoch); err != nil {
 		return err
 	}
 	r.Logger().Info("extension", "name", e.Manifest.Metadata.Name, "version", e.Manifest.Metadata.Version, "digest", e.Digest)
@@ -240,7 +240,7 @@ func (f *extensionBuild) signer() (*sign.Signer, error) {
 
 // compile builds the source's modules in the directory tmp.
 func (f *extensionBuild) compile(ctx context.Context, r *progress.Reporter, tmp string, req *imager.ExtensionRequest) error {
-	k, err := kit.Open(f.kit, f.arch)
+	k, err := kit.Open(f.kit, req.Base.Config.Arch)
 	if err != nil {
 		return err
 	}

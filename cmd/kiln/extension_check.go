@@ -43,11 +43,11 @@ what was found, what was wanted and what to do. Errors make the exit code 4.`,
 			}
 			var p *profiles.Profile
 			if f.profile != "" {
-				if p, err = profiles.Load(f.profile); err != nil {
+				if p, err = loadProfile(f.profile, []string{"arch=" + b.Config.Arch}); err != nil {
 					return err
 				}
 			}
-			all, err := f.open(c.Context(), args, f.arch)
+			all, err := f.open(c.Context(), args, b.Config.Arch)
 			if err != nil {
 				return err
 			}
@@ -73,7 +73,7 @@ what was found, what was wanted and what to do. Errors make the exit code 4.`,
 		},
 	}
 	c.Flags().StringVar(&f.base, "base", "base", "base the extensions are for")
-	c.Flags().StringVar(&f.arch, "arch", "amd64", "architecture: amd64 or arm64")
+	c.Flags().StringVar(&f.arch, "arch", "", "architecture, if the base is for several: amd64 or arm64")
 	c.Flags().StringVar(&f.profile, "profile", "", "also check for the drivers that this profile's platform needs")
 	f.add(c.Flags())
 	c.Flags().StringArrayVar(&f.kernelArgs, "kernel-arg", nil, "kernel argument that the image will have, such as module.sig_enforce=1 (repeatable)")

@@ -1,6 +1,7 @@
 package main
 
 import (
+	"cmp"
 	"context"
 	"errors"
 	"fmt"
@@ -50,7 +51,11 @@ small is always refused. --plan shows what is there and what would be written.
 
 The partition table is written last, after everything else has been written and
 read back: a disk whose installation was cut short does not boot, and the command
-that was interrupted can be run again.`,
+that was interrupted can be run again.
+
+An ISO image that is mounted has what to install as well, in its directory kiln; a
+machine that is started from one installs with the kernel argument
+kiln.install.disk=DISK.`,
 		Example: `  kiln install --disk /dev/sdb --plan
   kiln install --disk /dev/disk/by-id/nvme-example --config http://192.0.2.1/node.yaml
   kiln install --disk-selector 'size >= 10GB && transport == "nvme"' --platform metal --config node.yaml --force
@@ -70,7 +75,7 @@ that was interrupted can be run again.`,
 	c.Flags().StringVar(&f.disk, "disk", "", "disk to install on: a device, a link to one, or a file")
 	c.Flags().StringVar(&f.selector, "disk-selector", "", "expression that matches the disk to install on, see 'kiln disks --help'")
 	c.Flags().StringVar(&f.platform, "platform", "", "profile to install, a built-in one or a file (default: the installer image's, or metal)")
-	c.Flags().StringVar(&f.source, "source", os.Getenv(imager.SourceVariable), "directory of an installer image with what to install")
+	c.Flags().StringVar(&f.source, "source", os.Getenv(imager.SourceVariable), "directory with what to install: of an installer image, or /kiln of an ISO image")
 	c.Flags().StringVar(&f.instance, "instance", "", "UUID from which those of the disk and its partitions derive (default: a random one)")
 	c.Flags().StringSliceVar(&f.keep, "keep", nil, "labels of partitions to keep as they are: META, STATE, EPHEMERAL")
 	c.Flags().StringVar(&f.verify, "verify", "full", "how much to read back: full, quick or none")
@@ -204,9 +209,14 @@ func (f *installFlags) compose(ctx context.Context, r *progress.Reporter, dev *b
 	if name == "" {
 		name = "metal"
 	}
-	p, err := loadProfile(name, f.set)
+	p, err := f.load(name, "")
 	if err != nil {
 		return nil, nil, err
+	}
+	if f.platform != "" && f.profile != "" {
+		if err := f.inherit(p); err != nil {
+			return nil, nil, err
+		}
 	}
 	f.arch = p.Arch
 	fitDevice(p, dev)
@@ -231,6 +241,17 @@ func (f *installFlags) compose(ctx context.Context, r *progress.Reporter, dev *b
 		return nil, nil, err
 	}
 	return img, done, nil
+}
+
+// inherit takes what another platform does not change from the profile of what is
+// installed: the machine configuration.
+func (f *installFlags) inherit(p *profiles.Profile) error {
+	own, err := profiles.Load(f.profile)
+	if err != nil {
+		return err
+	}
+	p.MachineConfig = cmp.Or(p.MachineConfig, own.MachineConfig)
+	return nil
 }
 
 // fitDevice makes p a profile for the device: what platforms want of the sizes

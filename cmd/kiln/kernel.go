@@ -70,7 +70,7 @@ and linux-kbuild-…. Headers of another build than the base's kernel are refuse
 		},
 	}
 	c.Flags().StringVar(&f.base, "base", "base", "base whose kernel the kit is for")
-	c.Flags().StringVar(&f.arch, "arch", "amd64", "architecture: amd64 or arm64")
+	c.Flags().StringVar(&f.arch, "arch", "", "architecture, if the base is for several: amd64 or arm64")
 	c.Flags().StringArrayVar(&f.headers, "headers", nil, "package with kernel headers (.deb, repeatable)")
 	c.Flags().StringVarP(&f.output, "output", "o", "kit", "OCI image layout to write")
 	c.MarkFlagRequired("headers")

@@ -8,6 +8,8 @@ import (
 	"github.com/spf13/cobra"
 
 	"github.com/kilnhq/kiln/imager"
+	"github.com/kilnhq/kiln/imager/container"
+	"github.com/kilnhq/kiln/imager/inspect"
 	"github.com/kilnhq/kiln/imager/vm"
 )
 
@@ -47,6 +49,9 @@ is forgotten.`,
 			if config.Format, err = qemuFormat(disk.Format); err != nil {
 				return err
 			}
+			if f.arch == "" {
+				config.Arch = imageArch(disk)
+			}
 			if !c.Flags().Changed("bus") && strings.HasSuffix(args[0], ".iso") {
 				config.Bus, config.Snapshot = vm.CDROM, false
 			}
@@ -57,10 +62,24 @@ is forgotten.`,
 	c.Flags().StringVar(&f.bus, "bus", string(vm.VirtioBlk), "how the disk is attached: "+strings.Join(buses, ", "))
 	c.Flags().IntVar(&f.sectorSize, "sector-size", 512, "sector size of the disk: 512 or 4096")
 	c.Flags().IntVar(&f.memory, "memory", 1024, "memory in MiB")
-	c.Flags().StringVar(&f.arch, "arch", "amd64", "architecture: amd64 or arm64")
+	c.Flags().StringVar(&f.arch, "arch", "", "architecture: amd64 or arm64 (default: that of the UKIs in the image, or amd64)")
 	c.Flags().StringVar(&f.accel, "accel", "tcg", "QEMU's accelerator: tcg or kvm")
 	c.Flags().BoolVar(&f.keep, "keep", false, "keep what the machine writes to the disk")
 	return c
+}
+
+// imageArch is the architecture of what UEFI boots from the disk, or "".
+func imageArch(disk *container.Disk) string {
+	img, err := inspect.Read(disk.Map, disk.Map.Size())
+	if err != nil {
+		return "" // it may be another system's
+	}
+	for _, e := range img.Entries {
+		if e.Arch != "" {
+			return e.Arch
+		}
+	}
+	return ""
 }
 
 // qemuFormat is what QEMU calls a format.

@@ -46,7 +46,7 @@ booted before.`,
 					return err
 				}
 			}
-			p, err := loadProfile(cmp.Or(f.platform, f.profile, "metal"), f.set)
+			p, err := f.load(cmp.Or(f.platform, f.profile, "metal"), "")
 			if err != nil {
 				return err
 			}

@@ -85,8 +85,8 @@ var (
 	ErrPart   = errors.New("the base has no such part")
 )
 
-// Open opens the base for arch in the OCI image layout at path. Contents are
-// read later; their sizes are checked now.
+// Open opens the base for arch in the OCI image layout at path, or the only one
+// if arch is "". Contents are read later; their sizes are checked now.
 func Open(path, arch string) (*Base, error) {
 	b, err := open(path, arch)
 	if err != nil {
@@ -100,6 +100,9 @@ func open(path, arch string) (*Base, error) {
 		return nil, fmt.Errorf("%w; build one with 'kiln base build'", err)
 	}
 	m, err := ocilayout.Open(path, arch)
+	if errors.Is(err, ocilayout.ErrArch) {
+		return nil, fmt.Errorf("%w; give --arch, or build the base of a kernel package for %s", layoutError(err), arch)
+	}
 	if err != nil {
 		return nil, layoutError(err)
 	}
@@ -130,7 +133,7 @@ func open(path, arch string) (*Base, error) {
 	if b.Config.Version != 1 {
 		return nil, fmt.Errorf("%w: %s: version %d, want 1", ErrFormat, ConfigJSON, b.Config.Version)
 	}
-	if b.Config.Arch != arch {
+	if arch != "" && b.Config.Arch != arch {
 		return nil, fmt.Errorf("%w for %s: it is for %s", ErrFormat, arch, b.Config.Arch)
 	}
 	return b, nil

@@ -29,6 +29,8 @@ const (
 
 	// alignment of headers and contents, from the beginning of the archive.
 	alignment = 4
+	// maxAlign leaves half of maxName for the name itself.
+	maxAlign = maxName / 2
 )
 
 // The fields of a header, in their order after the magic number.

@@ -254,3 +254,47 @@ func BenchmarkBuild(b *testing.B) {
 		}
 	}
 }
+
+// Contents are where the reader, and a person with a calculator, expects them.
+func TestBuildAligned(t *testing.T) {
+	for _, align := range []int64{4, 512, 2048} {
+		m, err := BuildAligned(plain(t), align)
+		if err != nil {
+			t.Fatal(err)
+		}
+		for name, ino := range plain(t).All() {
+			if ino.Size() < 10 { // of which there may be others
+				continue
+			}
+			want := make([]byte, ino.Size())
+			if _, err := io.ReadFull(extent.Reader(ino.Content), want); err != nil {
+				t.Fatal(err)
+			}
+			archive := make([]byte, m.Size())
+			if _, err := io.ReadFull(extent.Reader(m), archive); err != nil {
+				t.Fatal(err)
+			}
+			if at := bytes.Index(archive, want); at < 0 || int64(at)%align != 0 {
+				t.Errorf("%s is at %d, want a multiple of %d", name, at, align)
+			}
+		}
+		if align == 4 && m.Size() != int64(len(build(t, plain(t)))) {
+			t.Error("Build aligns more than it must")
+		}
+	}
+	long := tree.New()
+	dir := strings.Repeat(strings.Repeat("d", 255)+"/", 15)
+	if err := long.MkdirAll(dir[:len(dir)-1], 0o755); err != nil {
+		t.Fatal(err)
+	}
+	add(t, long, dir+strings.Repeat("n", 250), file(0o644, blob(1)))
+	_, err := BuildAligned(long, 2048)
+	if !errors.Is(err, ErrEntry) || !strings.Contains(err.Error(), "its name is too long for contents at multiples of 2048 bytes") {
+		t.Errorf("%v", err)
+	}
+	for _, align := range []int64{0, 2, 6, 4096} {
+		if _, err := BuildAligned(plain(t), align); !errors.Is(err, ErrEntry) {
+			t.Errorf("contents at multiples of %d: %v", align, err)
+		}
+	}
+}

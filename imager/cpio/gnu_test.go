@@ -3,6 +3,7 @@ package cpio
 import (
 	"bytes"
 	"fmt"
+	"io"
 	"io/fs"
 	"maps"
 	"os"
@@ -106,6 +107,15 @@ func sameTrees(t *testing.T, got, want *tree.Tree) {
 
 func TestGNUUnpacks(t *testing.T) {
 	want := plain(t)
+	aligned, err := BuildAligned(want, 2048)
+	if err != nil {
+		t.Fatal(err)
+	}
+	archive, err := io.ReadAll(extent.Reader(aligned))
+	if err != nil {
+		t.Fatal(err)
+	}
+	sameTrees(t, onDisk(t, unpackGNU(t, archive)), want)
 	got := onDisk(t, unpackGNU(t, build(t, want)))
 	sameTrees(t, got, want)
 	for _, names := range [][]string{{"etc/hard1", "etc/hard2", "hard3"}, {"none1", "none2"}} {

@@ -5,6 +5,7 @@ import (
 	"io"
 	"io/fs"
 	"math"
+	"strings"
 
 	"github.com/klauspost/compress/zstd"
 
@@ -21,7 +22,17 @@ import (
 // order; regular files, devices, FIFOs and sockets that are one inode in t are
 // hard links in the archive, with the content at the last name, as GNU cpio
 // does it. A time that does not fit into 32 bits becomes the nearest that does.
-func Build(t *tree.Tree) (*extent.Map, error) {
+func Build(t *tree.Tree) (*extent.Map, error) { return BuildAligned(t, alignment) }
+
+// BuildAligned is Build with the content of every file at a multiple of align
+// bytes, from 4 to 2048, of the archive, so that what the archive is in can say
+// where a file is. For that the names in front of the contents end in more zeros
+// than one, which the kernel and GNU cpio do not mind; the size of the archive
+// still is a multiple of 4 bytes.
+func BuildAligned(t *tree.Tree, align int64) (*extent.Map, error) {
+	if align < alignment || align > maxAlign || align%alignment != 0 {
+		return nil, fmt.Errorf("%w: contents at multiples of %d bytes, want 4 to %d", ErrEntry, align, maxAlign)
+	}
 	links := map[*tree.Inode]*linked{}
 	for _, ino := range t.All() {
 		l := links[ino]
@@ -31,7 +42,7 @@ func Build(t *tree.Tree) (*extent.Map, error) {
 		}
 		l.total++
 	}
-	var w writer
+	w := writer{align: align}
 	next := uint32(1)
 	for name, ino := range t.All() {
 		if name == "." {
@@ -135,6 +146,7 @@ type entry struct {
 
 // writer lays out an archive.
 type writer struct {
+	align   int64 // of contents
 	pieces  []piece
 	size    int64  // of the pieces, with padding
 	headers []byte // that come after them
@@ -170,7 +182,11 @@ func (w *writer) entry(e entry) error {
 		w.pad()
 	case ino.Mode.IsRegular() && e.last && ino.Size() > 0:
 		h[fieldSize] = uint32(ino.Size())
-		w.header(h, e.name)
+		room, err := w.room(e.name)
+		if err != nil {
+			return err
+		}
+		w.header(h, e.name+room)
 		w.flush()
 		w.pieces = append(w.pieces, piece{w.size, ino.Content})
 		w.size = extent.Align(w.size+ino.Size(), alignment)
@@ -178,6 +194,17 @@ func (w *writer) entry(e entry) error {
 		w.header(h, e.name)
 	}
 	return nil
+}
+
+// room returns the zeros to put behind the name, so that the content that follows
+// it is aligned.
+func (w *writer) room(name string) (string, error) {
+	content := extent.Align(w.size+int64(len(w.headers)+headerSize+len(name)+1), alignment)
+	room := strings.Repeat("\x00", int(extent.Align(content, w.align)-content))
+	if len(name)+len(room) >= maxName {
+		return "", fmt.Errorf("%s: %w: its name is too long for contents at multiples of %d bytes", name, ErrEntry, w.align)
+	}
+	return room, nil
 }
 
 func (w *writer) header(h [fields]uint32, name string) {

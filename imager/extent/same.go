@@ -43,5 +43,9 @@ func same(a, b Source) bool {
 		y, ok := b.(bytesSource)
 		return ok && len(x) == len(y) && (len(x) == 0 || &x[0] == &y[0])
 	}
+	if x, ok := a.(*FileSource); ok {
+		y, ok := b.(*FileSource)
+		return ok && *x == *y
+	}
 	return reflect.ValueOf(a).Comparable() && reflect.ValueOf(b).Comparable() && a == b
 }

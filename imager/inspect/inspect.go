@@ -51,6 +51,7 @@ type Entry struct {
 	Slot     string    `json:"slot,omitempty"`  // A or B
 	State    string    `json:"state,omitempty"` // of the slot, for this loader: "boots", "on trial, 3 tries left", "failed"
 	Release  string    `json:"release,omitempty"`
+	Arch     string    `json:"arch,omitempty"` // of a UKI, as Go names it
 	Cmdline  string    `json:"cmdline"`
 	Sections []Section `json:"sections,omitempty"` // of a UKI
 	Initrd   *Initrd   `json:"initramfs,omitempty"`
@@ -166,7 +167,7 @@ func readUKI(src tree.Content) (*Entry, error) {
 	if err != nil {
 		return nil, err
 	}
-	e := &Entry{}
+	e := &Entry{Arch: pe.Arch}
 	for _, s := range pe.Sections {
 		e.Sections = append(e.Sections, Section{Name: s.Name, Size: s.Content.Size()})
 		switch s.Name {

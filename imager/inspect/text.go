@@ -23,6 +23,9 @@ func (img *Image) WriteText(w io.Writer) error {
 	}
 	for _, e := range img.Entries {
 		fmt.Fprintf(tw, "\nboot entry\t%s\nloader\t%s\nfile\t%s\nkernel\t%s\ncommand line\t%s\n", e.Title, e.Loader, e.File, e.Release, e.Cmdline)
+		if e.Arch != "" {
+			fmt.Fprintf(tw, "architecture\t%s\n", e.Arch)
+		}
 		if e.State != "" {
 			fmt.Fprintf(tw, "slot %s\t%s\n", e.Slot, e.State)
 		}

@@ -1,6 +1,7 @@
 package iso
 
 import (
+	"cmp"
 	"fmt"
 	"io/fs"
 	"path"
@@ -29,6 +30,7 @@ type volume struct {
 	tables    [2]int64      // where the two path tables are
 	files     []*tree.Inode // that have content of their own, in the order of the tree
 	places    map[*tree.Inode]int64
+	shared    map[*tree.Inode]within // those of them that are stored elsewhere
 	efi       int64
 	end       int64 // where the volume ends
 }
@@ -61,7 +63,7 @@ func Build(t *tree.Tree, opts Options) (*extent.Map, error) {
 	if err := opts.check(); err != nil {
 		return nil, err
 	}
-	v := &volume{tree: t, opts: opts, links: map[*tree.Inode]uint32{}, serials: map[*tree.Inode]uint32{}, places: map[*tree.Inode]int64{}}
+	v := &volume{tree: t, opts: opts, links: map[*tree.Inode]uint32{}, serials: map[*tree.Inode]uint32{}, places: map[*tree.Inode]int64{}, shared: map[*tree.Inode]within{}}
 	v.collectInodes()
 	next := int64(catalogSector)
 	if opts.bootable() {
@@ -193,9 +195,9 @@ func (v *volume) dirSize(d *dir) int64 {
 
 // placeFiles places everything else, from a sector on.
 func (v *volume) placeFiles(next int64) error {
-	shared := v.sharedFiles()
+	v.share()
 	for _, ino := range v.files {
-		if _, ok := shared[ino]; !ok {
+		if _, ok := v.shared[ino]; !ok {
 			v.places[ino] = next
 			next += sectors(ino.Size())
 		}
@@ -207,8 +209,11 @@ func (v *volume) placeFiles(next int64) error {
 	if v.opts.EFI != nil {
 		v.efi = v.end
 		v.end = extent.Align(v.efi+sectors(v.opts.EFI.Size()), partitionAlign)
-		for ino, at := range shared {
-			v.places[ino] = v.efi + at
+	}
+	for ino, in := range v.shared {
+		v.places[ino] = v.efi + in.at
+		if in.host != nil {
+			v.places[ino] = v.places[in.host] + in.at
 		}
 	}
 	if v.end > maxSectors {
@@ -217,21 +222,49 @@ func (v *volume) placeFiles(next int64) error {
 	return nil
 }
 
-// sharedFiles returns the files that are in the EFI system partition as well,
-// and in which of its sectors they begin.
-func (v *volume) sharedFiles() map[*tree.Inode]int64 {
-	shared := map[*tree.Inode]int64{}
-	efi, ok := v.opts.EFI.(*extent.Map)
-	if !ok {
-		return shared
+// within is where a file lies in something else.
+type within struct {
+	host *tree.Inode // another file, which is in none; nil is the EFI system partition
+	at   int64       // in sectors
+}
+
+// share finds the files that are in the EFI system partition as well, or within
+// another file, at the beginning of a sector.
+func (v *volume) share() {
+	find := func(ino, host *tree.Inode, m *extent.Map) bool {
+		at := m.Index(ino.Content)
+		if at < 0 || at%SectorSize != 0 {
+			return false
+		}
+		v.shared[ino] = within{host, at / SectorSize}
+		return true
 	}
-	for _, ino := range v.files {
-		if at := efi.Index(ino.Content); at >= 0 && at%SectorSize == 0 {
-			shared[ino] = at / SectorSize
+	type host struct {
+		inode   *tree.Inode
+		content *extent.Map
+	}
+	var hosts []host
+	efi, _ := v.opts.EFI.(*extent.Map)
+	// Nothing is within what is smaller, nor a host within another.
+	bySize := slices.Clone(v.files)
+	slices.SortStableFunc(bySize, func(a, b *tree.Inode) int { return cmp.Compare(b.Size(), a.Size()) })
+	for _, ino := range bySize {
+		if efi != nil && find(ino, nil, efi) {
+			continue
+		}
+		within := slices.ContainsFunc(hosts, func(h host) bool { return find(ino, h.inode, h.content) })
+		if !within && ino.Size() >= worthSharing {
+			m := extent.New(ino.Size())
+			if m.Put(0, ino.Content) == nil {
+				hosts = append(hosts, host{ino, m})
+			}
 		}
 	}
-	return shared
 }
+
+// worthSharing is from how many bytes on a file is looked into for others: an
+// image may have very many small ones.
+const worthSharing = 1 << 20
 
 // partitionAlign is what the ends of partitions and of the image are multiples
 // of, as usual on disks: 1 MiB.
@@ -273,8 +306,8 @@ func (v *volume) build() (*extent.Map, error) {
 	}
 	put(v.restAt, extent.Bytes(v.rest.data))
 	for _, ino := range v.files {
-		if at := v.places[ino]; v.efi == 0 || at < v.efi {
-			put(at, ino.Content)
+		if _, ok := v.shared[ino]; !ok {
+			put(v.places[ino], ino.Content)
 		}
 	}
 	if v.opts.EFI != nil {

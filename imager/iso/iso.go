@@ -37,8 +37,9 @@
 //     no reader minds, instead of being moved elsewhere.
 //   - A file larger than 4 GiB is in several extents.
 //   - The boot catalog and the boot images are not files of the tree. But a file
-//     whose content lies in the EFI system partition already, on a multiple of
-//     2048 bytes there, is not stored again: both point to the same place.
+//     whose content lies in the EFI system partition already, or within another
+//     file, on a multiple of 2048 bytes there, is not stored again: both point to
+//     the same place.
 //   - The first GPT partition covers the files, so that no tool takes them for
 //     free space. It cannot be mounted by itself; the whole disk can.
 //   - Extended attributes are dropped. Times outside of the years 1900 to 2155

@@ -283,10 +283,19 @@ func TestDeterministic(t *testing.T) {
 	}
 }
 
-// TestShared checks that what the EFI system partition holds is stored once.
+// TestShared checks that what the EFI system partition holds, or another file, is
+// stored once.
 func TestShared(t *testing.T) {
-	big, header := extent.Bytes(make([]byte, 3*mib)), extent.Bytes([]byte("header"))
+	big, header := extent.Bytes(bytes.Repeat([]byte("big"), mib)), extent.Bytes([]byte("header"))
 	image, err := extent.Concat(SectorSize, header, big)
+	if err != nil {
+		t.Fatal(err)
+	}
+	part, err := extent.Section(big, 7*SectorSize, mib)
+	if err != nil {
+		t.Fatal(err)
+	}
+	between, err := extent.Section(big, SectorSize/2, mib) // where no file can begin
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -294,22 +303,34 @@ func TestShared(t *testing.T) {
 	add(t, esp, "EFI/BOOT/BOOTX64.EFI", &tree.Inode{Mode: 0o644, Content: image})
 	add(t, tr, "EFI/BOOT/BOOTX64.EFI", &tree.Inode{Mode: 0o644, Content: image})
 	add(t, tr, "boot/big", &tree.Inode{Mode: 0o644, Content: big})
+	add(t, tr, "a part", &tree.Inode{Mode: 0o644, Content: part})
+	add(t, tr, "between", &tree.Inode{Mode: 0o644, Content: between})
 	add(t, tr, "other", file("other"))
-	opts := options()
 	efi, err := fat.Build(esp, fat.Options{Size: 300 * mib, SectorSize: 512}) // clusters of 4 KiB
 	if err != nil {
 		t.Fatal(err)
 	}
-	opts.EFI = efi
-	m := build(t, tr, opts)
-	if n := m.Allocated() - efi.Allocated(); n > 200<<10 {
-		t.Errorf("%d bytes besides the EFI system partition", n)
+	for _, tt := range []struct {
+		name string
+		efi  *extent.Map
+		once int64 // bytes that must be there
+	}{{"EFI", efi, efi.Allocated()}, {"files", nil, image.Size()}} {
+		t.Run(tt.name, func(t *testing.T) {
+			opts := options()
+			if tt.efi != nil {
+				opts.EFI = tt.efi
+			}
+			m := build(t, tr, opts)
+			if n := m.Allocated() - tt.once - between.Size(); n > 200<<10 {
+				t.Errorf("%d bytes besides what there is once", n)
+			}
+			got, err := Open(m)
+			if err != nil {
+				t.Fatal(err)
+			}
+			sameContents(t, got.Tree, tr)
+		})
 	}
-	got, err := Open(m)
-	if err != nil {
-		t.Fatal(err)
-	}
-	sameContents(t, got.Tree, tr)
 }
 
 func TestMultiExtent(t *testing.T) {

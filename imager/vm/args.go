@@ -2,6 +2,8 @@ package vm
 
 import (
 	"fmt"
+	"maps"
+	"slices"
 	"strings"
 )
 
@@ -13,7 +15,8 @@ type arch struct {
 	args              []string // further ones
 	firmware          []firmware
 	firmwarePackage   string
-	disks             map[Bus]diskArgs
+	netboot           bool             // the network card's iPXE runs on it
+	disks             map[Bus]diskArgs // on which the firmware finds a disk
 }
 
 // diskArgs are how a disk is attached: its controller, if it needs one, and its
@@ -24,15 +27,15 @@ type diskArgs struct {
 
 // archs returns the architectures.
 func archs() map[string]arch {
-	disks := func(ahci string) map[Bus]diskArgs {
-		return map[Bus]diskArgs{
+	const scsi = "virtio-scsi-pci,id=scsi"
+	disks := func(more map[Bus]diskArgs) map[Bus]diskArgs {
+		maps.Copy(more, map[Bus]diskArgs{
 			VirtioBlk:  {"", "virtio-blk-pci"},
-			VirtioSCSI: {"virtio-scsi-pci,id=scsi", "scsi-hd,bus=scsi.0"},
-			AHCI:       {ahci, "ide-hd,bus=ide.0"},
+			VirtioSCSI: {scsi, "scsi-hd,bus=scsi.0"},
 			NVMe:       {"", "nvme,serial=kiln"},
 			USB:        {"qemu-xhci,id=usb", "usb-storage,bus=usb.0"},
-			CDROM:      {ahci, "ide-cd,bus=ide.0"},
-		}
+		})
+		return more
 	}
 	return map[string]arch{
 		"amd64": {
@@ -43,7 +46,11 @@ func archs() map[string]arch {
 			machine: "q35,i8042=off", cpu: "max",
 			firmware:        ovmf(),
 			firmwarePackage: "ovmf",
-			disks:           disks(""), // the machine has a controller
+			netboot:         true,
+			disks: disks(map[Bus]diskArgs{ // the machine has a controller
+				AHCI:  {"", "ide-hd,bus=ide.0"},
+				CDROM: {"", "ide-cd,bus=ide.0"},
+			}),
 		},
 		"arm64": {
 			qemu: "qemu-system-aarch64", qemuPackage: "qemu-system-arm",
@@ -52,9 +59,14 @@ func archs() map[string]arch {
 			args:            []string{"-boot", "menu=on,splash-time=0"}, // or the firmware waits 5 s
 			firmware:        aavmf(),
 			firmwarePackage: "qemu-efi-aarch64",
-			disks:           disks("ahci,id=ide"),
+			disks:           disks(map[Bus]diskArgs{CDROM: {scsi, "scsi-cd,bus=scsi.0"}}),
 		},
 	}
+}
+
+// buses returns those that the architecture's machines boot from.
+func (a arch) buses() []Bus {
+	return slices.DeleteFunc(Buses(), func(b Bus) bool { return a.disks[b].device == "" })
 }
 
 // files are the host's parts of a machine.

@@ -14,6 +14,7 @@ package vm
 import (
 	"errors"
 	"fmt"
+	"slices"
 )
 
 // Firmware is what starts the boot loader.
@@ -28,7 +29,8 @@ const (
 // Bus is what the disk to boot from is attached to.
 type Bus string
 
-// The buses.
+// The buses. The firmware of arm64 machines has no driver for AHCI, and their CDs
+// are on VirtioSCSI.
 const (
 	VirtioBlk  Bus = "virtio-blk"
 	VirtioSCSI Bus = "virtio-scsi"
@@ -99,7 +101,6 @@ func (c Config) withDefaults() (Config, arch, error) {
 	if !ok {
 		return fail("architecture %q, want amd64 or arm64", c.Arch)
 	}
-	_, busOK := a.disks[c.Bus]
 	switch {
 	case c.Image == "" && c.Kernel == "" && c.Netboot == "":
 		return fail("nothing to boot, want an image, a kernel or a directory to boot from the network")
@@ -109,8 +110,10 @@ func (c Config) withDefaults() (Config, arch, error) {
 		return fail("firmware %q, want %s or %s", c.Firmware, BIOS, UEFI)
 	case c.Firmware == BIOS && !a.bios:
 		return fail("%s machines have no BIOS, want firmware %s", c.Arch, UEFI)
-	case !busOK:
-		return fail("bus %q, want one of %v", c.Bus, Buses())
+	case !slices.Contains(a.buses(), c.Bus):
+		return fail("bus %q, want one of those that %s machines boot from: %v", c.Bus, c.Arch, a.buses())
+	case c.Netboot != "" && !a.netboot:
+		return fail("QEMU has no iPXE for %s machines; boot the kernel and the initramfs themselves", c.Arch)
 	case c.SectorSize != 512 && c.SectorSize != 4096:
 		return fail("sectors of %d bytes, want 512 or 4096", c.SectorSize)
 	case c.SectorSize != 512 && (c.Bus == AHCI || c.Firmware == BIOS && c.Kernel == ""):

@@ -52,10 +52,10 @@ func TestArguments(t *testing.T) {
 		{"an accelerator's own processor", Config{Image: "metal.raw", Firmware: BIOS, Accel: "kvm", Memory: 512},
 			strings.NewReplacer("-accel tcg -cpu max", "-accel kvm -cpu host", "-m 1024", "-m 512").Replace(common) + devices +
 				"-drive if=none,id=disk,format=raw,discard=unmap,file=metal.raw -device virtio-blk-pci,drive=disk" + sectors},
-		{"arm64", Config{Image: "metal.raw", Arch: "arm64", Bus: AHCI},
+		{"arm64", Config{Image: "metal.iso", Arch: "arm64", Bus: CDROM},
 			strings.NewReplacer("q35,i8042=off", "virt", "-cpu max", "-cpu max,pauth-impdef=on").Replace(common) +
 				"-boot menu=on,splash-time=0 " + devices + pflash +
-				"-device ahci,id=ide -drive if=none,id=disk,format=raw,discard=unmap,file=metal.raw -device ide-hd,bus=ide.0,drive=disk" + sectors},
+				"-device virtio-scsi-pci,id=scsi -drive if=none,id=disk,format=raw,discard=unmap,file=metal.iso,readonly=on -device scsi-cd,bus=scsi.0,drive=disk,bootindex=0"},
 	} {
 		t.Run(tc.name, func(t *testing.T) {
 			if got := arguments(t, tc.c); got != tc.want {
@@ -75,7 +75,9 @@ func TestConfigRefused(t *testing.T) {
 		{Config{Image: "x", Arch: "riscv64"}, `architecture "riscv64", want amd64 or arm64`},
 		{Config{Image: "x", Firmware: "coreboot"}, `firmware "coreboot", want bios or uefi`},
 		{Config{Image: "x", Firmware: BIOS, Arch: "arm64"}, "arm64 machines have no BIOS, want firmware uefi"},
-		{Config{Image: "x", Bus: "floppy"}, `bus "floppy", want one of [virtio-blk virtio-scsi ahci nvme usb cdrom]`},
+		{Config{Image: "x", Bus: "floppy"}, `bus "floppy", want one of those that amd64 machines boot from: [virtio-blk virtio-scsi ahci nvme usb cdrom]`},
+		{Config{Image: "x", Bus: AHCI, Arch: "arm64"}, `bus "ahci", want one of those that arm64 machines boot from: [virtio-blk virtio-scsi nvme usb cdrom]`},
+		{Config{Netboot: "x", Arch: "arm64"}, "QEMU has no iPXE for arm64 machines; boot the kernel and the initramfs themselves"},
 		{Config{Image: "x", SectorSize: 520}, "sectors of 520 bytes, want 512 or 4096"},
 		{Config{Image: "x", SectorSize: 4096, Bus: AHCI}, "sectors of 4096 bytes: QEMU's ahci disks and every BIOS have 512"},
 		{Config{Image: "x", SectorSize: 4096, Firmware: BIOS}, "sectors of 4096 bytes: QEMU's ahci disks and every BIOS have 512"},
@@ -90,13 +92,13 @@ func TestConfigRefused(t *testing.T) {
 
 func TestBusesOfEveryArchitecture(t *testing.T) {
 	for name, a := range archs() {
-		for _, b := range Buses() {
-			if a.disks[b].device == "" {
+		if len(a.disks) != len(a.buses()) {
+			t.Errorf("%s has %d buses, of which %v are known", name, len(a.disks), a.buses())
+		}
+		for _, b := range []Bus{VirtioBlk, VirtioSCSI, NVMe, USB, CDROM} {
+			if !slices.Contains(a.buses(), b) {
 				t.Errorf("%s has no %s disks", name, b)
 			}
-		}
-		if len(a.disks) != len(Buses()) {
-			t.Errorf("%s has %d buses, want %d", name, len(a.disks), len(Buses()))
 		}
 	}
 }

@@ -33,8 +33,13 @@ type Manifest struct {
 	dir string
 }
 
+// ErrArch is wrapped, with ErrFormat, by Open's errors for a layout without a
+// manifest for the architecture.
+var ErrArch = errors.New("nothing in it for")
+
 // Open reads the manifest for arch, as Go names it, in the layout in the directory
-// dir: the first that is for arch or says of no architecture that it is for it.
+// dir: the first that is for arch or says of no architecture that it is for it. If
+// arch is "" it reads the only one there is.
 func Open(dir, arch string) (*Manifest, error) {
 	var mark struct {
 		Version string `json:"imageLayoutVersion"`
@@ -50,8 +55,11 @@ func Open(dir, arch string) (*Manifest, error) {
 		return nil, err
 	}
 	var others []string
+	if n := len(index.Manifests); arch == "" && n > 1 {
+		return nil, fmt.Errorf("%w: %d manifests, want one or an architecture", ErrFormat, n)
+	}
 	for _, d := range index.Manifests {
-		if p := d.Platform; p != nil && p.Architecture != arch {
+		if p := d.Platform; p != nil && arch != "" && p.Architecture != arch {
 			others = append(others, p.Architecture)
 			continue
 		}
@@ -66,7 +74,7 @@ func Open(dir, arch string) (*Manifest, error) {
 		return m, nil
 	}
 	if len(others) > 0 {
-		return nil, fmt.Errorf("%w: nothing in it for %s: it is for %q", ErrFormat, arch, others)
+		return nil, fmt.Errorf("%w: %w %s: it is for %q", ErrFormat, ErrArch, arch, others)
 	}
 	return nil, fmt.Errorf("%w: index.json is empty", ErrFormat)
 }

@@ -42,7 +42,7 @@ func system(n byte, slot string) *System {
 	if err != nil {
 		panic(err)
 	}
-	s := &System{Kernel: random(1, 200_001), Initramfs: random(2, 400_003), Config: config, UKI: random(3, 610_000+int(n)), Time: 1e9}
+	s := &System{Kernel: random(1, 200_001), Initramfs: random(2, 400_003), Config: config, UKI: random(3, 610_000+int(n)), Loader: "efi/boot/bootx64.efi", Time: 1e9}
 	if n%4 != 1 {
 		s.Layers = random(4, 150_001+4096*int(n))
 	}

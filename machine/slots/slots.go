@@ -49,6 +49,7 @@ var (
 	ErrDisagree = errors.New("the boot loaders disagree")
 	ErrNoSystem = errors.New("the slot has no system")
 	ErrSlot     = errors.New("not a slot")
+	ErrLoader   = errors.New("the disk boots machines of another architecture")
 	ErrNoBOOT   = errors.New("the disk has no partition BOOT for the layers; compose the system with disk.layers: ram, or install anew")
 )
 
@@ -270,6 +271,20 @@ func (u *uefi) names() ([]string, error) {
 		}
 	}
 	return nil, fmt.Errorf("%s: %w", linuxDir, fs.ErrNotExist)
+}
+
+// has says whether there is a file or directory of that path.
+func (u *uefi) has(path string) (bool, error) {
+	f, err := fat.Open(u.part, u.part.size)
+	if err != nil {
+		return false, err
+	}
+	for name := range f.Tree.All() {
+		if strings.EqualFold(name, path) {
+			return true, nil
+		}
+	}
+	return false, nil
 }
 
 func (u *uefi) state() (State, error) {

@@ -276,7 +276,7 @@ func faults(t *testing.T, before []byte, loaders int) {
 	}
 }
 
-func TestNoRoom(t *testing.T) {
+func TestUpgradeRefused(t *testing.T) {
 	d := powercut.New(installed(t, "bios and uefi"))
 	large := func(slot string) (*System, error) {
 		s := system(2, slot)
@@ -309,6 +309,15 @@ func TestNoRoom(t *testing.T) {
 	}
 	if d.Operations() > 0 {
 		t.Errorf("%d writes", d.Operations())
+	}
+	other := func(slot string) (*System, error) {
+		s := system(2, slot)
+		s.Loader = "EFI/BOOT/BOOTAA64.EFI"
+		return s, nil
+	}
+	_, err = open(t, d).Upgrade(t.Context(), other, nil)
+	if !errors.Is(err, ErrLoader) || d.Operations() > 0 || !strings.Contains(err.Error(), "it has no EFI/BOOT/BOOTAA64.EFI; compose the system for the disk's architecture; the disk boots slot A") {
+		t.Errorf("loader: %v, %d writes", err, d.Operations())
 	}
 	d = powercut.New(installed(t, "uefi"))
 	_, err = open(t, d).Upgrade(t.Context(), func(slot string) (*System, error) { return system(2, slot), nil }, nil)

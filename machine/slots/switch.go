@@ -24,7 +24,8 @@ type System struct {
 	Layers    extent.Source // nil if they are in the initramfs
 	Config    []byte        // of GRUB, see grub.EncodeSlot
 	UKI       extent.Source
-	Time      int64 // of the files, seconds since 1970
+	Loader    string // that starts UKI, its path on EFI; may be ""
+	Time      int64  // of the files, seconds since 1970
 }
 
 // newSuffix is that of an image that is being written; systemd-boot does not look
@@ -122,8 +123,17 @@ func (w *watched) ReadAt(p []byte, off int64) (int, error) {
 	return n, err
 }
 
-// check looks for room.
+// check looks for the loader, and for room.
 func (w *upgrade) check(context.Context) error {
+	if u := w.disk.uefi; u != nil && w.system.Loader != "" {
+		ok, err := u.has(w.system.Loader)
+		if err != nil {
+			return fmt.Errorf("EFI: %w", err)
+		}
+		if !ok {
+			return fmt.Errorf("EFI: %w: it has no %s; compose the system for the disk's architecture", ErrLoader, w.system.Loader)
+		}
+	}
 	if w.disk.boot == nil && w.system.Layers != nil {
 		return ErrNoBOOT
 	}

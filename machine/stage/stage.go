@@ -36,6 +36,13 @@ const (
 	argReset    = "kiln.reset"    // what to erase: "ephemeral", "state" or "all"
 	argWatchdog = "kiln.watchdog" // seconds that a stage may take, or "off"
 	argHang     = "kiln.hang"     // stage to stop at, to try the watchdog
+
+	argMedium          = "kiln.medium"              // GUID of the ISO image the machine was started from
+	argInstallDisk     = installPrefix + "disk"     // path or selector of the disk to install onto
+	argInstallPlatform = installPrefix + "platform" // profile to install
+	argInstallForce    = installPrefix + "force"    // overwrite what is on the disk
+	argInstallThen     = installPrefix + "then"     // "poweroff" or "reboot"
+	installPrefix      = "kiln.install."
 )
 
 // Where a node keeps its data.

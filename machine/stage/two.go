@@ -48,7 +48,7 @@ func Two() {
 }
 
 func two(s *start) error {
-	reaper.New()
+	children := reaper.New()
 	requests := make(chan power.Request, 8)
 	power.Signals(requests)
 	go s.guard(func() error { return s.obey(requests) })
@@ -91,6 +91,10 @@ func two(s *start) error {
 		return err
 	}
 	s.done(console.F("asked", strings.Join(names, ",")), console.F("failed", strings.Join(failed, ",")))
+
+	if _, ok := s.args.Get(argInstallDisk); ok {
+		return s.install(devices, children, requests)
+	}
 
 	s.begin("disk")
 	slot, partGUID, err := loaderSays(s.args, uefi)

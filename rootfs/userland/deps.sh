@@ -1,6 +1,9 @@
 #!/bin/bash
 # Install the Debian packages that building, running and testing kiln needs, as
 # far as they are missing. Usage: deps.sh
+#
+# ARCH in the environment is the architecture that is built for, if it is not this
+# machine's: amd64, arm64.
 set -euo pipefail
 
 # libelf1 and patch are for building kernel modules.
@@ -8,7 +11,9 @@ build=(dpkg-dev file gcc gperf grub-common libc6-dev libelf1 linux-libc-dev make
 # What judges images, and what runs them.
 judge=(attr binutils btrfs-progs cpio cryptsetup-bin dosfstools e2fsprogs efibootmgr fdisk gdisk grub-pc-bin iproute2 kmod libcap2-bin libxml2-utils
 	mtools openssl parted qemu-utils sbsigntool squashfs-tools strace util-linux xorriso xva-img zstd)
-run=(ovmf qemu-system-x86)
+run=(ovmf qemu-efi-aarch64 qemu-system-arm qemu-system-x86)
+
+arch=${ARCH:-$(dpkg --print-architecture)}
 
 die() {
 	printf 'deps: %s\n' "$*" >&2
@@ -24,6 +29,15 @@ go_version() {
 		die "Go $want or later is needed, found ${have}; install it from the Go project's downloads page, or from your distribution's backports, and put its bin directory first in PATH"
 	fi
 }
+
+# The compiler, by the name of what it compiles for: gcc depends on this machine's.
+if [[ $arch != "$(dpkg --print-architecture)" ]]; then
+	case $arch in
+	amd64) build+=(gcc-x86-64-linux-gnu) ;;
+	arm64) build+=(gcc-aarch64-linux-gnu) ;;
+	*) die "architecture $arch, want amd64 or arm64" ;;
+	esac
+fi
 
 missing=()
 for p in "${build[@]}" "${judge[@]}" "${run[@]}"; do

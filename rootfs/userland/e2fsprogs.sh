@@ -1,6 +1,8 @@
 #!/bin/bash
 # Build mke2fs, e2fsck and resize2fs from Debian's source of e2fsprogs against
-# musl, static, for the root file system. Usage: e2fsprogs.sh OUT
+# musl, static, for the root file system.
+# Usage: e2fsprogs.sh DEBS OUT, with the packages musl-dev and linux-libc-dev in the
+# directory DEBS
 #
 # Puts into the directory OUT:
 #
@@ -8,20 +10,41 @@
 #	usr/share/doc/e2fsprogs/copyright    what was built, from what, and the licenses
 #
 # and beside it OUT.stamp: what was built once is not built again, remove OUT for
-# a newer version. Compiles with musl-gcc, for this machine's architecture.
+# a newer version. ARCH in the environment is the architecture, if it is not this
+# machine's: amd64, arm64.
 set -euo pipefail
 . "$(dirname "$0")/apt.sh"
 
-if (($# != 1)); then
-	echo "usage: e2fsprogs.sh OUT" >&2
+if (($# != 2)); then
+	echo "usage: e2fsprogs.sh DEBS OUT" >&2
 	exit 2
 fi
-out=$1
+debs=$1 out=$2
 programs=(misc/mke2fs e2fsck/e2fsck resize/resize2fs)
-arch=$(dpkg --print-architecture)
-musl=$(dpkg-query -W -f '${Version}' musl-dev)
+arch=${ARCH:-$(dpkg --print-architecture)}
 
-stamp="$arch musl-dev=$musl gcc=$(dpkg-query -W -f '${Version}' gcc) $(sha256sum <"$0")"
+say() { printf 'e2fsprogs: %s\n' "$*" >&2; }
+
+# package NAME prints its file in DEBS.
+package() {
+	local files
+	mapfile -t files < <(compgen -G "$debs/$1_*.deb" | grep -E "_($arch|all)\.deb\$")
+	if ((${#files[@]} != 1)); then
+		say "want one $1_VERSION_$arch.deb in $debs, found ${#files[@]}; fetch.sh downloads it"
+		return 1
+	fi
+	echo "${files[0]}"
+}
+musl_deb=$(package musl-dev)
+headers_deb=$(package linux-libc-dev)
+triplet=$(dpkg-architecture -a "$arch" -qDEB_HOST_MULTIARCH 2>/dev/null)
+gcc=$triplet-gcc
+command -v "$gcc" >/dev/null || {
+	say "no $gcc; it is in the package gcc-${triplet//_/-}, which 'make deps ARCH=$arch' installs"
+	exit 1
+}
+
+stamp="$arch $(basename "$musl_deb") $(basename "$headers_deb") gcc=$("$gcc" -dumpfullversion) $(sha256sum <"$0")"
 if [[ -d $out ]] && [[ $(cat "$out.stamp" 2>/dev/null) == "$stamp" ]]; then
 	exit 0
 fi
@@ -29,13 +52,14 @@ fi
 work=$(mktemp -d)
 trap 'rm -rf "$work"' EXIT
 
-say() { printf 'e2fsprogs: %s\n' "$*" >&2; }
-
-# The kernel's headers without those of glibc, which lie beside them.
-headers=$work/headers
-mkdir "$headers"
-ln -s /usr/include/linux /usr/include/asm-generic /usr/include/mtd "$headers"
-ln -s "/usr/include/$(dpkg-architecture -qDEB_HOST_MULTIARCH)/asm" "$headers/asm"
+# musl, whose specs for the compiler name the directories it is installed in, and
+# the kernel's headers without those of glibc, which lie beside an installed one's.
+dpkg-deb -x "$musl_deb" "$work/musl"
+dpkg-deb -x "$headers_deb" "$work/linux"
+libc=${triplet%-gnu}-musl
+specs=$work/musl-gcc.specs
+sed "s:/usr/\(include\|lib\)/$libc:$work/musl&:g" "$work/musl/usr/lib/$libc/musl-gcc.specs" >"$specs"
+musl=$(dpkg-deb -f "$musl_deb" Version)
 
 private_apt "$work/apt" "$arch" deb-src
 (cd "$work" && APT_CONFIG=$work/apt/apt.conf apt-get source -qq e2fsprogs >source.log 2>&1) || {
@@ -53,11 +77,11 @@ say "building $version"
 # Its own uuid and blkid are used, not the machine's, which need glibc.
 build() {
 	cd "$src"
-	./configure CC=musl-gcc --host="$(uname -m)-linux-musl" --prefix=/usr --sysconfdir=/etc \
+	./configure CC="$gcc -specs=$specs" --host="$libc" --prefix=/usr --sysconfdir=/etc \
 		--disable-nls --disable-fuse2fs --disable-debugfs --disable-imager --disable-defrag \
 		--disable-uuidd --disable-e2initrd-helper --disable-tdb --disable-backtrace --disable-rpath \
 		--enable-libuuid --enable-libblkid --without-udev-rules-dir --without-systemd-unit-dir --without-crond-dir \
-		CFLAGS="-Os -ffile-prefix-map=$src=. -isystem $headers" LDFLAGS="-static -s"
+		CFLAGS="-Os -ffile-prefix-map=$src=. -isystem $work/linux/usr/include -isystem $work/linux/usr/include/$triplet" LDFLAGS="-static -s"
 	make -j"$(nproc)" V=1 subs libs progs
 }
 if ! (build) >"$work/build.log" 2>&1; then
