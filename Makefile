@@ -53,9 +53,9 @@ fetch: deps ## download kernel, boot loaders and libraries as Debian packages
 
 .PHONY: userland
 userland: fetch ## build what is written in C against musl: e2fsprogs, iptables, libseccomp
-	@ARCH=$(ARCH) rootfs/userland/e2fsprogs.sh $(DEBS) $(OUT)/userland
 	@ARCH=$(ARCH) rootfs/userland/sysroot.sh $(DEBS) $(OUT)/sysroot
-	@ARCH=$(ARCH) rootfs/userland/iptables.sh $(DEBS) $(OUT)/sysroot $(OUT)/iptables
+	@ARCH=$(ARCH) rootfs/userland/e2fsprogs.sh $(OUT)/sysroot $(OUT)/userland
+	@ARCH=$(ARCH) rootfs/userland/iptables.sh $(OUT)/sysroot $(OUT)/iptables
 
 .PHONY: grub
 grub: fetch ## build GRUB's images for BIOS, which only amd64 has

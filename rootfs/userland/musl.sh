@@ -1,70 +1,81 @@
-# Sourced by what compiles C for the root file system: where the compiler for musl
-# comes from, and Debian's sources.
+# Sourced by what compiles C for the root file system: the compiler for musl, and
+# Debian's sources. $work is a directory for files of the caller's.
 
-# package_file DEBS PACKAGE ARCH prints the package's file in the directory DEBS.
-package_file() {
-	local files
-	mapfile -t files < <(compgen -G "$1/$2_*.deb" | grep -E "_($3|all)\.deb\$")
-	if ((${#files[@]} != 1)); then
-		echo "want one $2_VERSION_$3.deb in $1, found ${#files[@]}; fetch.sh downloads it" >&2
+# use_source PACKAGE fetches the source of a Debian package, and sets src to the
+# directory it is in, and version.
+use_source() {
+	private_apt "$work/apt" "$(dpkg --print-architecture)" deb-src
+	if ! (cd "$work" && APT_CONFIG=$work/apt/apt.conf apt-get source -qq "$1" >source.log 2>&1); then
+		cat "$work/source.log" >&2
 		return 1
 	fi
-	echo "${files[0]}"
-}
-
-# musl_names ARCH sets gcc, the compiler's command, and triplet, musl's name of the
-# architecture.
-musl_names() {
-	local gnu
-	gnu=$(dpkg-architecture -a "$1" -qDEB_HOST_MULTIARCH 2>/dev/null)
-	triplet=${gnu%-gnu}-musl
-	gcc=$gnu-gcc
-	command -v "$gcc" >/dev/null || {
-		echo "no $gcc; it is in the package gcc-${gnu//_/-}, which 'make deps ARCH=$1' installs" >&2
-		return 1
-	}
-}
-
-# musl_compiler SYSROOT DIR sets cc and cflags to the compiler for musl and its
-# options, with files of its own in DIR. musl-gcc's specs name the directories that
-# the package is installed in; here it is in SYSROOT.
-musl_compiler() {
-	local gnu=${triplet%-musl}-gnu
-	sed "s:/usr/\(include\|lib\)/$triplet:$1&:g" "$1/usr/lib/$triplet/musl-gcc.specs" >"$2/musl-gcc.specs"
-	cc="$gcc -specs=$2/musl-gcc.specs"
-	cflags="-isystem $1/usr/include -isystem $1/usr/include/$gnu"
-}
-
-# debian_source DIR PACKAGE unpacks the source of a Debian package, for which DIR/apt
-# is the private APT, and sets src to the directory it is in and version.
-debian_source() {
-	if ! (cd "$1" && APT_CONFIG=$1/apt/apt.conf apt-get source -qq "$2" >source.log 2>&1); then
-		cat "$1/source.log" >&2
-		return 1
-	fi
-	src=$(echo "$1/$2"-*/)
+	src=$(echo "$work/$1"-*/)
 	src=${src%/}
 	version=$(cd "$src" && dpkg-parsechangelog -SVersion)
 	SOURCE_DATE_EPOCH=$(cd "$src" && dpkg-parsechangelog -STimestamp)
 	export SOURCE_DATE_EPOCH LC_ALL=C TZ=UTC
 	unset MAKEFLAGS MFLAGS MAKELEVEL CFLAGS CPPFLAGS LDFLAGS # of whoever calls this
+	echo "$1: building $version" >&2
 }
 
-# copyright_note DIR PACKAGE MUSL_DEB PROGRAM... writes what was built of src, and the
-# licenses, to DIR.
-copyright_note() {
-	local dir=$1 package=$2 musl=$3
-	shift 3
-	mkdir -p "$dir/usr/share/doc/$package"
+# use_musl SYSROOT ARCH sets cc and cflags, the compiler for musl and its options, and
+# triplet, what musl calls the architecture. Those options of musl-gcc that are in a
+# file, its specs, name the directories musl is installed in; here these are in
+# SYSROOT. The kernel's headers are without those of glibc, which lie beside them on
+# the machine.
+use_musl() {
+	local gnu
+	gnu=$(dpkg-architecture -a "$2" -qDEB_HOST_MULTIARCH 2>/dev/null)
+	triplet=${gnu%-gnu}-musl
+	sed "s:/usr/\(include\|lib\)/$triplet:$1&:g" "$1/usr/lib/$triplet/musl-gcc.specs" >"$work/musl-gcc.specs"
+	cc="$gnu-gcc -specs=$work/musl-gcc.specs"
+	cflags="-ffile-prefix-map=$src=. -isystem $1/usr/include -isystem $1/usr/include/$gnu"
+}
+
+# logged COMMAND runs it, and shows what it has printed if it fails.
+logged() {
+	if ! ("$@") >"$work/build.log" 2>&1; then
+		tail -n 40 "$work/build.log" >&2
+		echo "the build of $version failed" >&2
+		return 1
+	fi
+}
+
+# add_program FILE puts a program into $new/usr/bin. It has to be static.
+add_program() {
+	local headers
+	headers=$(readelf -lW "$1")
+	if grep -q INTERP <<<"$headers"; then
+		echo "$1 is linked to a loader, want it static: $(file -b "$1")" >&2
+		return 1
+	fi
+	install -D -m 755 "$1" "$new/usr/bin/$(basename "$1")"
+}
+
+# add_note PACKAGE MUSL WHAT... puts into $new what was built from the source, with
+# which version of musl, and the licenses.
+add_note() {
+	local package=$1 musl=$2
+	shift 2
+	mkdir -p "$new/usr/share/doc/$package"
 	{
 		cat <<-NOTE
 			Package: $package
 			Version: $version
 			Source: ${package}_$version, the source package of Debian, patches included
-			Built-Using: musl $(dpkg-deb -f "$musl" Version) (MIT), linked statically
+			Built-Using: musl $musl (MIT), linked statically
 			Programs: $*
 
 		NOTE
 		cat "$src/debian/copyright"
-	} >"$dir/usr/share/doc/$package/copyright"
+	} >"$new/usr/share/doc/$package/copyright"
+}
+
+# publish OUT STAMP puts $new in the place of the directory OUT, and beside it
+# OUT.stamp.
+publish() {
+	mkdir -p "$(dirname "$1")"
+	rm -rf "$1"
+	cp -r --no-preserve=ownership "$new" "$1"
+	echo "$2" >"$1.stamp"
 }
