@@ -31,7 +31,7 @@ func main() {
 	case "kubectl":
 		// The verbosity counts while the command is made, too: plugins are looked
 		// for then. Of arguments that are wrong, the command tells.
-		_ = logs.GlogSetter(kubectl.GetLogVerbosity(os.Args))
+		_, _ = logs.GlogSetter(kubectl.GetLogVerbosity(os.Args))
 		if err := cli.RunNoErrOutput(kubectl.NewDefaultKubectlCommand()); err != nil {
 			kubectlutil.CheckErr(err)
 		}
