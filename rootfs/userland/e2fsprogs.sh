@@ -15,21 +15,7 @@ set -euo pipefail
 . "$(dirname "$0")/apt.sh"
 . "$(dirname "$0")/musl.sh"
 
-if (($# != 2)); then
-	echo "usage: e2fsprogs.sh SYSROOT OUT" >&2
-	exit 2
-fi
-sysroot=$(cd "$1" && pwd) out=$2
-stamp="$(cat "$sysroot.stamp") $(sha256sum <"$0")"
-if [[ -d $out ]] && [[ $(cat "$out.stamp" 2>/dev/null) == "$stamp" ]]; then
-	exit 0
-fi
-
-work=$(mktemp -d)
-trap 'rm -rf "$work"' EXIT
-new=$work/new
-use_source e2fsprogs
-use_musl "$sysroot" "${ARCH:-$(dpkg --print-architecture)}"
+begin e2fsprogs "$@"
 
 # Its own uuid and blkid are used, not the machine's, which need glibc.
 build() {

@@ -1,6 +1,27 @@
 # Sourced by what compiles C for the root file system: the compiler for musl, and
 # Debian's sources. $work is a directory for files of the caller's.
 
+# begin PACKAGE SYSROOT OUT is how a script begins that builds a Debian package's
+# programs in SYSROOT and puts them into OUT: it ends the script if they are there,
+# and otherwise sets sysroot, out, stamp, work and new, a directory to put them into,
+# and what use_source and use_musl set.
+begin() {
+	if (($# != 3)); then
+		echo "usage: $(basename "$0") SYSROOT OUT" >&2
+		exit 2
+	fi
+	sysroot=$(cd "$2" && pwd) out=$3
+	stamp="$(cat "$sysroot.stamp") $(sha256sum <"$0")"
+	if [[ -d $out ]] && [[ $(cat "$out.stamp" 2>/dev/null) == "$stamp" ]]; then
+		exit 0
+	fi
+	work=$(mktemp -d)
+	trap 'rm -rf "$work"' EXIT
+	new=$work/new
+	use_source "$1"
+	use_musl "$sysroot" "${ARCH:-$(dpkg --print-architecture)}"
+}
+
 # use_source PACKAGE fetches the source of a Debian package, and sets src to the
 # directory it is in, and version.
 use_source() {
