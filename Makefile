@@ -22,6 +22,7 @@ BASE := $(OUT)/base
 BASE_GENERIC := $(OUT)/base-generic
 KIT := $(OUT)/kit
 EXTENSION := $(OUT)/wireguard
+KUBERNETES := $(OUT)/kubernetes
 IMAGE := $(OUT)/kiln-metal-$(ARCH).raw
 IMAGE_4K := $(OUT)/kiln-metal-4k-$(ARCH).raw
 
@@ -51,8 +52,10 @@ fetch: deps ## download kernel, boot loaders and libraries as Debian packages
 	@ARCH=$(ARCH) rootfs/userland/fetch.sh $(DEBS) $(FLAVOUR)
 
 .PHONY: userland
-userland: fetch ## build e2fsprogs against musl
-	@ARCH=$(ARCH) rootfs/userland/e2fsprogs.sh $(DEBS) $(OUT)/userland
+userland: fetch ## build what is written in C against musl: e2fsprogs, iptables, libseccomp
+	@ARCH=$(ARCH) rootfs/userland/sysroot.sh $(DEBS) $(OUT)/sysroot
+	@ARCH=$(ARCH) rootfs/userland/e2fsprogs.sh $(OUT)/sysroot $(OUT)/userland
+	@ARCH=$(ARCH) rootfs/userland/iptables.sh $(OUT)/sysroot $(OUT)/iptables
 
 .PHONY: grub
 grub: fetch ## build GRUB's images for BIOS, which only amd64 has
@@ -74,11 +77,11 @@ GRUB := $(if $(filter amd64,$(ARCH)),$(addprefix $(OUT)/grub/,core.img eltorito.
 
 # $(call build_base,FLAVOUR,DIR)
 define build_base
-	@inputs=$$(sha256sum $(KILN) rootfs/recipe.yaml $(OUT)/userland.stamp $(GRUB) go.mod go.sum \
-		$$(find cmd/init cmd/initramfs cmd/apid api internal machine -name '*.go' | sort) && ls $(DEBS) && echo $(1) $(ARCH)); \
+	@inputs=$$(sha256sum $(KILN) rootfs/recipe.yaml rootfs/etc/* $(OUT)/{userland,sysroot,iptables}.stamp $(GRUB) go.mod go.sum \
+		rootfs/userland/*/go.{mod,sum} $$(find cmd/init cmd/initramfs cmd/apid api internal machine -name '*.go' | sort) && ls $(DEBS) && echo $(1) $(ARCH)); \
 	if [[ -e $(2)/index.json && $$inputs == "$$(cat $(2).inputs 2>/dev/null)" ]]; then exit 0; fi; \
 	$(KILN) base build --recipe rootfs/recipe.yaml --kernel $(kernel_$(1)) --packages $(DEBS) --tree $(OUT) \
-		$(if $(GRUB),--grub-core $(word 1,$(GRUB)) --grub-cd $(word 2,$(GRUB))) --output $(2); \
+		$(if $(GRUB),--grub-core $(word 1,$(GRUB)) --grub-cd $(word 2,$(GRUB))) --cache $(OUT)/cache --output $(2); \
 	echo "$$inputs" >$(2).inputs
 endef
 
@@ -91,6 +94,12 @@ extension: base ## build the demonstration extension, with the module wireguard
 	@$(KILN) extension build --name wireguard --version $$(sed -E 's/.*linux-image-([0-9.]+).*/\1/' <<<"$(kernel)") \
 		--description 'WireGuard, a network tunnel' --module wireguard \
 		--kernel $(kernel) --base $(BASE) --output $(EXTENSION) >/dev/null
+
+.PHONY: kubernetes
+kubernetes: base ## build the extension kubernetes: kubelet, kubeadm and kubectl
+	@$(KILN) extension build --name kubernetes --version $$(sed -n 's/.*k8s.io\/kubernetes v//p' rootfs/userland/kubernetes/go.mod) \
+		--description 'kubelet, kubeadm and kubectl' --license Apache-2.0 --recipe rootfs/kubernetes.yaml \
+		--base $(BASE) --arch $(ARCH) --cache $(OUT)/cache --output $(KUBERNETES)
 
 headers = $$(compgen -G '$(DEBS)/linux-headers-*$(if $(filter cloud,$(1)),-cloud)-$(ARCH)_*.deb' | $(if $(filter cloud,$(1)),cat,grep -v -e -cloud-))
 
@@ -176,7 +185,7 @@ test-unprivileged:
 .PHONY: test-full
 test-full: export KILN_TEST_FULL = 1
 test-full: test_timeout = 90m
-test-full: test ## run all tests, those that take long, race detector and fuzzing included
+test-full: test kubernetes ## run all tests, those that take long, race detector and fuzzing included
 	CGO_ENABLED=1 $(test_env) go test -count=1 -timeout 40m -short -race ./...
 	@$(MAKE) --no-print-directory fuzz
 

@@ -27,7 +27,8 @@ import (
 	"github.com/kilnhq/kiln/rootfs/tree"
 )
 
-// ExtensionRequest is what to build a system extension with kernel modules from.
+// ExtensionRequest is what to build a system extension from: kernel modules, other
+// files, or both.
 type ExtensionRequest struct {
 	Base *base.Base
 
@@ -47,6 +48,10 @@ type ExtensionRequest struct {
 
 	// Firmware are directories that become usr/lib/firmware.
 	Firmware []string
+
+	// Root are further files, by their paths in the root file system; it may be
+	// nil. Without modules beside them the extension is for any kernel.
+	Root *tree.Tree
 
 	// Below are the extensions that this one builds upon; it will require those
 	// whose symbols it uses.
@@ -82,13 +87,15 @@ func BuildExtension(ctx context.Context, r ExtensionRequest) (*BuiltExtension, e
 	if err != nil {
 		return nil, err
 	}
-	r.Manifest.Version = extensions.ManifestVersion
-	r.Manifest.Kernel.Release, r.Manifest.Kernel.Arch = r.Base.Config.Release, r.Base.Config.Arch
+	r.Manifest.Version, r.Manifest.Kernel.Arch = extensions.ManifestVersion, r.Base.Config.Arch
 	content := map[string]tree.Content{}
 	for _, add := range []func(context.Context, *gate.System, map[string]tree.Content) error{r.built, r.inTree, r.firmware} {
 		if err := add(ctx, system, content); err != nil {
 			return nil, err
 		}
+	}
+	if r.Root == nil || len(content) > 0 {
+		r.Manifest.Kernel.Release = r.Base.Config.Release
 	}
 	if err := r.describe(content, below); err != nil {
 		return nil, err
@@ -100,6 +107,9 @@ func BuildExtension(ctx context.Context, r ExtensionRequest) (*BuiltExtension, e
 	content["manifest.yaml"] = extent.Bytes(manifest)
 	t, err := fileTree(content, r.Base.Config.Epoch)
 	if err != nil {
+		return nil, fmt.Errorf("extension %s: %w", r.Manifest.Metadata.Name, err)
+	}
+	if err := r.root(t); err != nil {
 		return nil, fmt.Errorf("extension %s: %w", r.Manifest.Metadata.Name, err)
 	}
 	e, err := extensions.FromTree(r.Manifest.Metadata.Name, t)
@@ -291,6 +301,26 @@ func (r *ExtensionRequest) firmware(ctx context.Context, _ *gate.System, content
 	return nil
 }
 
+// root adds the further files to the extension t.
+func (r *ExtensionRequest) root(t *tree.Tree) error {
+	if r.Root == nil {
+		return nil
+	}
+	for name, ino := range r.Root.All() {
+		name = path.Join("rootfs", name)
+		if old := t.Lookup(name); old != nil && old.Mode.IsDir() && ino.Mode.IsDir() {
+			if err := t.Set(name, ino); err != nil {
+				return err
+			}
+			continue
+		}
+		if err := t.Add(name, ino); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
 // parseModules returns the facts about the modules among files, by their paths.
 func parseModules(content map[string]tree.Content) ([]*module.Info, error) {
 	var infos []*module.Info
@@ -313,7 +343,7 @@ func parseModules(content map[string]tree.Content) ([]*module.Info, error) {
 
 // describe completes the manifest.
 func (r *ExtensionRequest) describe(content map[string]tree.Content, below []gate.Layer) error {
-	if len(content) == 0 {
+	if len(content) == 0 && r.Root == nil {
 		return refuse("an extension without any file; name modules")
 	}
 	infos, err := parseModules(content)

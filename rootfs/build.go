@@ -10,12 +10,14 @@ import (
 	"fmt"
 	"io"
 	"io/fs"
+	"log/slog"
 	"os"
 	"path"
 	"path/filepath"
 	"slices"
 	"strings"
 
+	"github.com/kilnhq/kiln/imager/cache"
 	"github.com/kilnhq/kiln/imager/extent"
 	"github.com/kilnhq/kiln/rootfs/dir"
 	"github.com/kilnhq/kiln/rootfs/tree"
@@ -31,6 +33,11 @@ type Sources struct {
 	TreeDirs    []string // with directories of prebuilt files, searched in this order
 	GoDir       string   // in which the packages of Go programs are named
 	Go          string   // the go command; default "go"
+
+	// Cache keeps programs whose versions are pinned; without it they are built
+	// every time.
+	Cache cache.Dir
+	Log   *slog.Logger // told of every such program; may be nil
 }
 
 // maxSource bounds a file next to the recipe in bytes.

@@ -52,6 +52,8 @@ type Recipe struct {
 	Firmware  Firmware  `yaml:"firmware"`
 	Initramfs Initramfs `yaml:"initramfs"`
 
+	Limits Limits `yaml:"limits"`
+
 	path string // of the recipe, for errors and relative sources
 }
 
@@ -101,8 +103,18 @@ type Group struct {
 // Program is a main package of Go, built statically.
 type Program struct {
 	Path    string            `yaml:"path"`
-	Package string            `yaml:"package"` // as for go build, in the Go directory
+	Package string            `yaml:"package"` // as for go build, in Module
+	Tags    []string          `yaml:"tags"`    // build constraints that are met
 	Values  map[string]string `yaml:"values"`  // for the linker's -X: import path and name to value
+
+	// Module is a directory, relative to the recipe, with a go.mod and a go.sum
+	// that pin the package's version and those of all it is made of; without
+	// replacements by directories. By default it is the Go directory.
+	Module string `yaml:"module"`
+
+	// Sysroot is the name of a directory, found as those of Trees are, with musl
+	// and the C libraries that the program uses. Without it a program has no C.
+	Sysroot string `yaml:"sysroot"`
 }
 
 // Package is a Debian package some files are taken from. Its maintainer scripts
@@ -291,6 +303,17 @@ func (r *Recipe) validate() error {
 		if p.Package == "" || strings.HasPrefix(p.Package, "-") {
 			c.fail("programs[%d].package: %q, want a Go package", i, p.Package)
 		}
+		if p.Module != "" {
+			c.relative(fmt.Sprintf("programs[%d].module", i), p.Module)
+		}
+		if p.Sysroot != "" {
+			c.relative(fmt.Sprintf("programs[%d].sysroot", i), p.Sysroot)
+		}
+		for j, tag := range p.Tags {
+			if tag == "" || strings.ContainsAny(tag, " ,-\x00") {
+				c.fail("programs[%d].tags[%d]: %q, want a build constraint", i, j, tag)
+			}
+		}
 		for k, v := range p.Values {
 			if strings.ContainsAny(k+v, "'\"\n\x00") || !strings.Contains(k, ".") {
 				c.fail("programs[%d].values: %s=%q, want importpath.name and a value without quotes", i, k, v)
@@ -336,6 +359,9 @@ func (r *Recipe) validate() error {
 		for i, p := range list.patterns {
 			c.glob(fmt.Sprintf("%s[%d]", list.where, i), p.Glob())
 		}
+	}
+	if r.Limits.Squashfs < 0 {
+		c.fail("limits.squashfs: %d, want a number of bytes", r.Limits.Squashfs)
 	}
 	r.validateAccounts(c)
 	return errors.Join(c.errs...)

@@ -4,6 +4,7 @@ import (
 	"os"
 	"path"
 	"path/filepath"
+	"slices"
 	"strings"
 	"testing"
 
@@ -34,6 +35,10 @@ func TestLoadErrors(t *testing.T) {
 		{ok + "users: [{name: a, uid: 1, gid: 7}]\ngroups: [{name: a, gid: 1}]\n", `users[0]: a has gid 7, which no group has, and the group a has another`},
 		{ok + "programs: [{path: /a, package: -x}]\n", `programs[0].package: "-x", want a Go package`},
 		{ok + "programs: [{path: /a, package: ./x, values: {main.v: \"a'b\"}}]\n", `programs[0].values: main.v="a'b", want importpath.name`},
+		{ok + "programs: [{path: /a, package: ./x, module: ../x}]\n", `programs[0].module: "../x", want a relative path without ..`},
+		{ok + "programs: [{path: /a, package: ./x, sysroot: /x}]\n", `programs[0].sysroot: "/x", want a relative path without ..`},
+		{ok + "programs: [{path: /a, package: ./x, tags: [\"a,b\"]}]\n", `programs[0].tags[0]: "a,b", want a build constraint`},
+		{ok + "limits: {squashfs: -1}\n", `limits.squashfs: -1, want a number of bytes`},
 		{ok + "packages: [{name: musl}]\n", `packages[0]: musl: no files; want at least one`},
 		{ok + "packages: [{name: ../musl, files: [{from: /x}]}]\n", `packages[0].name: "../musl", want a name`},
 		{ok + "packages: [{name: musl, files: [{from: x}]}]\n", `packages[0].files[0].from: "x", want a path`},
@@ -181,4 +186,35 @@ func FuzzParse(f *testing.F) {
 		}
 		_, _ = r.passwd(), r.group()
 	})
+}
+
+// Programs tell the versions that the go.mod beside them pins.
+func TestRecipeVersions(t *testing.T) {
+	for _, recipe := range []string{"recipe.yaml", "kubernetes.yaml"} {
+		r, err := Load(recipe)
+		if err != nil {
+			t.Fatal(err)
+		}
+		for _, p := range r.Programs {
+			if p.Module == "" {
+				continue
+			}
+			if _, err := os.Stat(filepath.Join(p.Module, "go.sum")); err != nil {
+				t.Error(err)
+			}
+			data, err := os.ReadFile(filepath.Join(p.Module, "go.mod"))
+			if err != nil {
+				t.Fatal(err)
+			}
+			if strings.Contains(string(data), "\nreplace") {
+				t.Errorf("%s/go.mod replaces modules; the cache does not see what is in their directories", p.Module)
+			}
+			for k, v := range p.Values {
+				pinned := slices.Contains(strings.Fields(string(data)), "v"+strings.TrimPrefix(v, "v"))
+				if strings.HasSuffix(strings.ToLower(k), "version") && !pinned {
+					t.Errorf("%s: %s is %s, which %s/go.mod does not have", recipe, k, v, p.Module)
+				}
+			}
+		}
+	}
 }

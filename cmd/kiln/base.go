@@ -17,8 +17,9 @@ func newBase(g *globals) *cobra.Command {
 
 func newBaseBuild(g *globals) *cobra.Command {
 	var f struct {
-		recipe, grubCore, grubCD, output, goDir string
-		kernel, packages, trees                 []string
+		recipeFlags
+		grubCore, grubCD, output string
+		kernel                   []string
 	}
 	c := &cobra.Command{
 		Use:   "build",
@@ -26,7 +27,10 @@ func newBaseBuild(g *globals) *cobra.Command {
 		Long: `Build a base from a recipe and a kernel package, as an OCI image layout. The
 kernel's architecture is the base's. Packages are Debian packages, downloaded
 beforehand; they are read without dpkg. Programs of the recipe that are written
-in Go are built with the go command.`,
+in Go are built with the go command; those of other projects, whose versions the
+recipe pins, are kept in a cache. Those with parts in C need gcc as well.
+
+A base that is larger than the recipe allows is refused.`,
 		Example: `  kiln base build --kernel debs/linux-image-6.12.117+deb12-cloud-amd64_6.12.117-1_amd64.deb \
     --packages debs --tree userland --grub-core core.img --output base`,
 		Args: args(0, "no arguments"),
@@ -35,7 +39,7 @@ in Go are built with the go command.`,
 			if err != nil {
 				return err
 			}
-			recipe, err := rootfs.Load(f.recipe)
+			recipe, err := rootfs.Load(f.file)
 			if err != nil {
 				return err
 			}
@@ -43,9 +47,13 @@ in Go are built with the go command.`,
 			if err != nil {
 				return err
 			}
+			src, done, err := f.sources(version, when, r)
+			if err != nil {
+				return err
+			}
+			defer done()
 			req := base.Request{
-				Recipe: recipe, Kernel: f.kernel, GrubCore: f.grubCore, GrubCD: f.grubCD, Version: version, Log: r.Logger(),
-				Sources: rootfs.Sources{Version: version, ModTime: when, PackageDirs: f.packages, TreeDirs: f.trees, GoDir: f.goDir},
+				Recipe: recipe, Sources: src, Kernel: f.kernel, GrubCore: f.grubCore, GrubCD: f.grubCD, Version: version, Log: r.Logger(),
 			}
 			if err := parentOf(f.output); err != nil {
 				return err
@@ -57,13 +65,11 @@ in Go are built with the go command.`,
 			return err
 		},
 	}
-	c.Flags().StringVar(&f.recipe, "recipe", "rootfs/recipe.yaml", "recipe of the root file system")
+	c.Flags().StringVar(&f.file, "recipe", "rootfs/recipe.yaml", "recipe of the root file system")
+	f.add(c.Flags())
 	c.Flags().StringArrayVar(&f.kernel, "kernel", nil, "kernel package (.deb, repeatable) or a directory with boot/ and lib/modules/")
-	c.Flags().StringArrayVar(&f.packages, "packages", nil, "directory with .deb files (repeatable)")
-	c.Flags().StringArrayVar(&f.trees, "tree", nil, "directory in which the recipe's prebuilt trees are (repeatable)")
 	c.Flags().StringVar(&f.grubCore, "grub-core", "", "GRUB core image for BIOS")
 	c.Flags().StringVar(&f.grubCD, "grub-cd", "", "GRUB's boot program of a CD, for ISO images that boot from BIOS")
-	c.Flags().StringVar(&f.goDir, "go-dir", ".", "Go module in which the recipe's programs are")
 	c.Flags().StringVarP(&f.output, "output", "o", "base", "OCI image layout to write")
 	c.MarkFlagRequired("kernel")
 	return c

@@ -18,6 +18,7 @@ import (
 	"github.com/kilnhq/kiln/kernel/gate"
 	"github.com/kilnhq/kiln/kernel/kit"
 	"github.com/kilnhq/kiln/kernel/sign"
+	"github.com/kilnhq/kiln/rootfs"
 )
 
 type extensionBuild struct {
@@ -41,15 +42,18 @@ type extensionBuild struct {
 
 	signKey, signCert, signHash string
 	noCompress, strict          bool
+
+	recipe recipeFlags
 }
 
 func newExtensionBuild(g *globals) *cobra.Command {
 	var f extensionBuild
 	c := &cobra.Command{
 		Use:   "build",
-		Short: "Build a system extension with kernel modules",
-		Long: `Build a system extension with kernel modules, check it against the base, and store
-it. The modules come from
+		Short: "Build a system extension of kernel modules or programs",
+		Long: `Build a system extension, check it against the base, and store it. What is in it
+besides kernel modules, a recipe says, as that of a base does ('kiln base build').
+Kernel modules come from
 
   --module-source  a directory with a Makefile, or a DKMS package (.deb): they
                    are built with a kernel kit (see 'kiln kernel kit'), make and gcc
@@ -89,6 +93,8 @@ for is loaded, too.`,
 	s.StringArrayVar(&f.ko, "ko", nil, "module that was built before (repeatable)")
 	s.StringArrayVar(&f.kernel, "kernel", nil, "kernel package (.deb, repeatable) or a directory with boot/ and lib/modules/: the one the base was built from")
 	s.StringArrayVar(&f.inTree, "module", nil, "module of the kernel package to add and to load at boot (repeatable)")
+	s.StringVar(&f.recipe.file, "recipe", "", "recipe of further files")
+	f.recipe.add(s)
 	s.StringArrayVar(&f.firmware, "firmware", nil, "directory whose files become usr/lib/firmware (repeatable)")
 	s.StringArrayVar(&f.below, "below", nil, "extension that this one builds upon, with symbols it uses (repeatable)")
 	s.StringVar(&f.manifest, "manifest", "", "manifest.yaml to start from")
@@ -116,8 +122,8 @@ for is loaded, too.`,
 
 func (f *extensionBuild) run(c *cobra.Command, r *progress.Reporter) error {
 	ctx := c.Context()
-	if f.source == "" && len(f.ko)+len(f.inTree) == 0 {
-		return usageError{fmt.Errorf("%s needs modules: --module-source, --ko or --module", c.CommandPath())}
+	if f.source == "" && len(f.ko)+len(f.inTree) == 0 && f.recipe.file == "" {
+		return usageError{fmt.Errorf("%s needs modules or files: --module-source, --ko, --module or --recipe", c.CommandPath())}
 	}
 	if len(f.inTree) > 0 && len(f.kernel) == 0 {
 		return usageError{fmt.Errorf("--module needs --kernel, the package the base was built from")}
@@ -149,6 +155,21 @@ func (f *extensionBuild) run(c *cobra.Command, r *progress.Reporter) error {
 	if err := f.describe(&req); err != nil {
 		return err
 	}
+	var recipe *rootfs.Recipe
+	src, done, err := f.recipe.sources(req.Manifest.Metadata.Version, b.Config.Epoch, r)
+	if err != nil {
+		return err
+	}
+	defer done()
+	if f.recipe.file != "" {
+		src.Arch = b.Config.Arch
+		if recipe, err = rootfs.Load(f.recipe.file); err != nil {
+			return err
+		}
+		if req.Root, err = recipe.Tree(ctx, src); err != nil {
+			return err
+		}
+	}
 	e, err := imager.BuildExtension(ctx, req)
 	if err != nil {
 		return err
@@ -156,6 +177,16 @@ func (f *extensionBuild) run(c *cobra.Command, r *progress.Reporter) error {
 	logFindings(ctx, r, e.Verdict.Findings)
 	if err := e.Verdict.Err(f.strict); err != nil {
 		return err
+	}
+	if recipe != nil {
+		layer, _, err := extensions.Layer(ctx, src.Cache, e.RootFS)
+		if err != nil {
+			return err
+		}
+		r.Logger().Info("extension", "squashfs", layer.Content.Size(), "limit", recipe.Limits.Squashfs)
+		if err := recipe.CheckSize(e.RootFS, layer.Content.Size()); err != nil {
+			return fmt.Errorf("%w: %w", imager.ErrRefused, err)
+		}
 	}
 	if err := save(ctx, e.Extension, f.output, formOf(f.output), b.Config.Arch, b.Config.Epoch); err != nil {
 		return err

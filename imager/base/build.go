@@ -9,17 +9,16 @@ import (
 	"io"
 	"io/fs"
 	"log/slog"
-	"os"
 	"path"
 	"strings"
 
+	"github.com/kilnhq/kiln/extensions"
 	"github.com/kilnhq/kiln/imager/cpio"
 	"github.com/kilnhq/kiln/imager/extent"
 	"github.com/kilnhq/kiln/kernel"
 	"github.com/kilnhq/kiln/kernel/depmod"
 	"github.com/kilnhq/kiln/rootfs"
 	"github.com/kilnhq/kiln/rootfs/closure"
-	"github.com/kilnhq/kiln/rootfs/squashfs"
 	"github.com/kilnhq/kiln/rootfs/tree"
 )
 
@@ -30,7 +29,7 @@ var ErrRefused = errors.New("refused")
 // Request is what to build a base from.
 type Request struct {
 	Recipe   *rootfs.Recipe
-	Sources  rootfs.Sources // of the recipe's parts; Arch is taken from the kernel
+	Sources  rootfs.Sources // of the recipe's parts; Arch is taken from the kernel, Cache must be given
 	Kernel   []string       // .deb files, or one directory
 	GrubCore string         // file with the GRUB core image; empty for an architecture without BIOS
 	GrubCD   string         // file with GRUB's boot program of a CD; empty if there are to be none for BIOS
@@ -98,20 +97,19 @@ func Build(ctx context.Context, r Request, output string) error {
 		return err
 	}
 
-	sqsh, err := os.CreateTemp("", "kiln-rootfs-*.sqsh")
-	if err != nil {
-		return err
-	}
-	defer os.Remove(sqsh.Name())
-	defer sqsh.Close()
-	size, err := squashfs.Write(ctx, sqsh, root, squashfs.Options{ModTime: uint32(r.Sources.ModTime)})
+	sqsh, cached, err := extensions.Layer(ctx, r.Sources.Cache, root)
 	if err != nil {
 		return fmt.Errorf("root file system: %w", err)
 	}
-	r.Log.Info("root file system", "files", root.Len(), "modules", len(shipped), "squashfs", size)
-	if parts[RootFS], err = extent.File(sqsh.Name()); err != nil {
-		return err
+	size := sqsh.Content.Size()
+	r.Log.Info("root file system", "files", root.Len(), "modules", len(shipped), "squashfs", size, "limit", r.Recipe.Limits.Squashfs, "cached", cached)
+	for _, s := range rootfs.Largest(root, 10) {
+		r.Log.Debug("before compression", "path", "/"+s.Path, "bytes", s.Bytes)
 	}
+	if err := r.Recipe.CheckSize(root, size); err != nil {
+		return fmt.Errorf("%w: root file system: %w", ErrRefused, err)
+	}
+	parts[RootFS] = sqsh.Content
 	config := Config{Version: 1, Arch: k.Arch, Release: k.Release, Epoch: r.Sources.ModTime, Kiln: r.Version, Packages: []string{k.Source}}
 	return Write(ctx, output, config, parts)
 }

@@ -7,7 +7,7 @@
 set -euo pipefail
 
 # libelf1 and patch are for building kernel modules.
-build=(dpkg-dev file gcc grub-common libc6-dev libelf1 linux-libc-dev make musl-tools patch xz-utils)
+build=(dpkg-dev file gcc gperf grub-common libc6-dev libelf1 linux-libc-dev make musl-tools patch pkg-config xz-utils)
 # What judges images, and what runs them.
 judge=(attr binutils btrfs-progs cpio cryptsetup-bin dmidecode dnsmasq-base dosfstools e2fsprogs efibootmgr fdisk gdisk grub-pc-bin iproute2 kmod libcap2-bin libprotobuf-dev libxml2-utils
 	mtools openssl parted procps protobuf-compiler qemu-utils sbsigntool squashfs-tools strace util-linux xorriso xva-img zstd)
@@ -22,7 +22,7 @@ die() {
 
 go_version() {
 	local want have
-	want=$(sed -n 's/^go //p' "$(dirname "$0")/../../go.mod")
+	want=$(cd "$(dirname "$0")" && sed -n 's/^go //p' ../../go.mod ./*/go.mod | sort -V | tail -n 1)
 	have=$(cd / && go env GOVERSION 2>/dev/null) || have=none
 	have=${have#go}
 	if [[ $have == none ]] || [[ $(printf '%s\n' "$want" "${have%%[- ]*}" | sort -V | head -n 1) != "$want" ]]; then
