@@ -11,6 +11,7 @@ import (
 	"io/fs"
 	"os"
 	"path/filepath"
+	"slices"
 	"strings"
 	"time"
 
@@ -75,6 +76,11 @@ func (r *Runner) Run(ctx context.Context, c *static.Container, stdout, stderr io
 	if err := makeSources(c); err != nil {
 		return 0, err
 	}
+	variables, err := static.ReadEnv(c.EnvFile)
+	if err != nil {
+		return 0, err
+	}
+	config.Env = append(slices.Clip(config.Env), variables...)
 	spec, err := runtimeSpec(c, config, id)
 	if err != nil {
 		return 0, err
@@ -105,19 +111,10 @@ func (r *Runner) Run(ctx context.Context, c *static.Container, stdout, stderr io
 	if _, err := tasks.Start(ctx, &taskapi.StartRequest{ContainerID: c.Name}); err != nil {
 		return 0, fmt.Errorf("start: %w", err)
 	}
-	if err := os.WriteFile(r.path(c, started), nil, 0o600); err != nil {
+	if err := static.MarkStarted(r.Dir, c.Name); err != nil {
 		return 0, err
 	}
 	return r.follow(ctx, c, stopSignal(config))
-}
-
-// started is a file that is there while the container runs.
-const started = "started"
-
-// Started returns an error if the container has not been started.
-func Started(dir, name string) error {
-	_, err := os.Stat(filepath.Join(dir, name, started))
-	return err
 }
 
 func (r *Runner) path(c *static.Container, name string) string {
