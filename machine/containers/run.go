@@ -81,7 +81,7 @@ func (r *Runner) Run(ctx context.Context, c *static.Container, stdout, stderr io
 		return 0, err
 	}
 	config.Env = append(slices.Clip(config.Env), variables...)
-	spec, err := runtimeSpec(c, config, id)
+	spec, err := runtimeSpec(c, config, id, names(c))
 	if err != nil {
 		return 0, err
 	}
