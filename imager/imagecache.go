@@ -23,6 +23,19 @@ func imageCacheTree(r Request, dir string) (*tree.Tree, error) {
 	return fileTree(files, r.Epoch)
 }
 
+// hasImageCache reports whether what is written in a format has room for the image
+// cache: a disk, or files beside what boots.
+func (i *Image) hasImageCache(format string) bool {
+	return forms(i.request.Profile.Output)[format].disk || format == "iso" || format == "installer"
+}
+
+// warnImageCache says that what is written has no images.
+func (i *Image) warnImageCache(format string) {
+	if i.request.ImageCache != nil && !i.hasImageCache(format) {
+		i.request.Log.Warn("the image cache is not in format " + format + ": what boots from it has no disk to have it on; its nodes get their images from registries")
+	}
+}
+
 // imageCachePartition has the layout of the image cache at its root. It is exactly
 // as large as that, if the profile does not say otherwise, and has no size if there
 // is neither. Nothing is ever written to it on the node, which is why it needs no
