@@ -7,6 +7,7 @@
 //	containers [-namespace NAME] images             control.ImageList
 //	containers [-namespace NAME] import DIR|FILE…   OCI image layouts, or archives
 //	containers [-namespace NAME] pull IMAGE…
+//	containers cache DIR REPORT                     the image cache, see machine/imagecache
 package main
 
 import (
@@ -63,6 +64,8 @@ func run(ctx context.Context, args []string) error {
 		return print(control.ImageList{Images: list}, err)
 	case "import":
 		return each(args, func(name string) error { return load(ctx, c, name) })
+	case "cache":
+		return importCache(ctx, *socket, args)
 	case "pull":
 		return each(args, func(name string) error { return c.Pull(ctx, name) })
 	}
