@@ -9,6 +9,7 @@
 //	containers [-namespace NAME] pull IMAGE…
 //	containers run NAME                             the static container of that name
 //	containers host NAME                            its program, without a container
+//	containers cache DIR REPORT                     the image cache, see machine/imagecache
 package main
 
 import (
@@ -67,7 +68,7 @@ func run(ctx context.Context, args []string) (status int, err error) {
 	if verb == "run" && len(args) == 1 {
 		return runStatic(ctx, c, *dir, args[0])
 	}
-	return 0, ask(ctx, c, verb, args)
+	return 0, ask(ctx, c, *socket, verb, args)
 }
 
 // runStatic runs a static container.
@@ -99,7 +100,7 @@ func become(dir, name string) error {
 	return fmt.Errorf("%s: %w", k.Command[0], err)
 }
 
-func ask(ctx context.Context, c *containers.Client, verb string, args []string) error {
+func ask(ctx context.Context, c *containers.Client, socket, verb string, args []string) error {
 	switch verb {
 	case "list":
 		ctx, cancel := context.WithTimeout(ctx, patience)
@@ -113,6 +114,8 @@ func ask(ctx context.Context, c *containers.Client, verb string, args []string) 
 		return print(control.ImageList{Images: list}, err)
 	case "import":
 		return each(args, func(name string) error { return load(ctx, c, name) })
+	case "cache":
+		return importCache(ctx, socket, args)
 	case "pull":
 		return each(args, func(name string) error { return c.Pull(ctx, name) })
 	}
