@@ -78,7 +78,7 @@ GRUB := $(if $(filter amd64,$(ARCH)),$(addprefix $(OUT)/grub/,core.img eltorito.
 # $(call build_base,FLAVOUR,DIR)
 define build_base
 	@inputs=$$(sha256sum $(KILN) rootfs/recipe.yaml rootfs/etc/* $(OUT)/{userland,sysroot,iptables}.stamp $(GRUB) go.mod go.sum \
-		rootfs/userland/*/go.{mod,sum} $$(find cmd/init cmd/initramfs cmd/apid api internal machine -name '*.go' | sort) && ls $(DEBS) && echo $(1) $(ARCH)); \
+		rootfs/userland/*/go.{mod,sum} $$(find cmd/init cmd/initramfs cmd/apid cmd/modprobe api internal machine -name '*.go' | sort) && ls $(DEBS) && echo $(1) $(ARCH)); \
 	if [[ -e $(2)/index.json && $$inputs == "$$(cat $(2).inputs 2>/dev/null)" ]]; then exit 0; fi; \
 	$(KILN) base build --recipe rootfs/recipe.yaml --kernel $(kernel_$(1)) --packages $(DEBS) --tree $(OUT) \
 		$(if $(GRUB),--grub-core $(word 1,$(GRUB)) --grub-cd $(word 2,$(GRUB))) --cache $(OUT)/cache --output $(2); \

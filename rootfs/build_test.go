@@ -372,9 +372,7 @@ func TestDefaultRecipe(t *testing.T) {
 	}
 	src.GoDir = write(t, filepath.Join(dir, "src"), map[string]string{"go.mod": "module example.org/x\n\ngo 1.24\n", "cmd/init/main.go": "package main\n\nfunc main() {}\n"})
 	for i, p := range r.Programs {
-		if p.Module != "" { // of other projects, from the network
-			r.Programs[i] = Program{Path: p.Path, Package: "./cmd/init"}
-		}
+		r.Programs[i] = Program{Path: p.Path, Package: "./cmd/init"} // some are from the network
 	}
 	write(t, filepath.Join(dir, "trees"), map[string]string{
 		"iptables/usr/bin/iptables": "iptables", "sysroot/usr/share/doc/libseccomp/copyright": "Package: libseccomp\n",
@@ -387,7 +385,7 @@ func TestDefaultRecipe(t *testing.T) {
 		t.Fatal(err)
 	}
 	for link, want := range map[string]string{
-		"sbin/init": "usr/bin/init", "bin/modprobe": "usr/bin/init", "usr/sbin/poweroff": "usr/bin/init", "lib/ld-musl-x86_64.so.1": "usr/lib/ld-musl-x86_64.so.1",
+		"sbin/init": "usr/bin/init", "bin/modprobe": "usr/bin/modprobe", "usr/sbin/poweroff": "usr/bin/init", "lib/ld-musl-x86_64.so.1": "usr/lib/ld-musl-x86_64.so.1",
 		"etc/os-release": "usr/lib/os-release", "sbin/tool": "usr/bin/tool", "etc/resolv.conf": "run/resolv.conf",
 	} {
 		if got, err := tr.Resolve(link); got != want || err != nil {
