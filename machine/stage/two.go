@@ -106,6 +106,7 @@ func two(s *start, begin func(Facts) (System, error)) error {
 	if err != nil {
 		return err
 	}
+	links := devices.keepLinks()
 	if err := devices.coldplug(); err != nil {
 		return err
 	}
@@ -122,6 +123,7 @@ func two(s *start, begin func(Facts) (System, error)) error {
 	s.done(console.F("asked", strings.Join(names, ",")), console.F("failed", strings.Join(failed, ",")))
 
 	if _, ok := s.args.Get(argInstallDisk); ok {
+		links.Settle(linked)
 		return s.install(devices, children, requests)
 	}
 
@@ -190,6 +192,7 @@ func two(s *start, begin func(Facts) (System, error)) error {
 	if err := devices.settle(); err != nil {
 		return err
 	}
+	links.Settle(linked)
 	found, err := inventory.update(s.console, modulesFile, true)
 	if err != nil {
 		return err
