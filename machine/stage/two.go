@@ -59,6 +59,9 @@ type Facts struct {
 	RunDir   string // for what other programs may know
 	Modules  string // file with what became of the extensions' modules
 	Layers   string // file with the layers
+	// Load loads the modules that the machine configuration asks for. What became of
+	// them is in Modules.
+	Load func([]layers.Module) error
 }
 
 // A System is all that a node does besides keeping its devices and its disk.
@@ -97,11 +100,11 @@ func two(s *start, begin func(Facts) (System, error)) error {
 	if err != nil {
 		return err
 	}
-	loader, config, err := configure(s, modules.Directory("/", list.Release), asked)
+	loader, err := configure(s, modules.Directory("/", list.Release), asked)
 	if err != nil {
 		return err
 	}
-	inventory := &inventory{loader: loader, config: config, from: from.Modules, asked: asked}
+	inventory := &inventory{loader: loader, from: from.Modules, asked: asked}
 	devices, err := newDevices(loader, power.NewButtons(requests), s.watchdog)
 	if err != nil {
 		return err
@@ -172,6 +175,9 @@ func two(s *start, begin func(Facts) (System, error)) error {
 		Args: s.args, Console: s.console, Children: children, Power: func(r power.Request) { requests <- r },
 		Version: list.Kiln, Release: list.Release, Slot: slot, StateDir: stateDir, Image: filepath.Join(runDir, configName),
 		RunDir: runDir, Modules: modulesFile, Layers: layersFile,
+		Load: func(wanted []layers.Module) error {
+			return inventory.want(s.console, filepath.Dir(optionsFile), modulesFile, wanted)
+		},
 	}
 	if d != nil {
 		facts.Disk = "/dev/" + d.Name
