@@ -40,7 +40,7 @@ func begin(f stage.Facts) (stage.System, error) {
 	o := node.Options{
 		Args: f.Args, Console: f.Console, Runner: f.Children, Power: f.Power,
 		Version: f.Version, Release: f.Release, Slot: f.Slot, Disk: f.Disk, StateDir: f.StateDir,
-		Image: f.Image, RunDir: f.RunDir, Modules: f.Modules, Layers: f.Layers,
+		Image: f.Image, RunDir: f.RunDir, Modules: f.Modules, Layers: f.Layers, Load: f.Load,
 	}
 	if self, err := os.Stat("/proc/self/exe"); err == nil {
 		o.Epoch = self.ModTime() // of the image: it is certainly past

@@ -160,6 +160,7 @@ func (n *Node) adopt(c *config.Config, source string) {
 	n.mu.Unlock()
 	n.event("config", source, digest, nil)
 	n.options.Console.Stage("config", console.F("from", source), console.F("digest", digest))
+	n.loadModules(c) // first: some bring kernel parameters
 	n.setSysctls(c)
 	n.writeFiles(c)
 	if running != nil {

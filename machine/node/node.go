@@ -24,6 +24,7 @@ import (
 	"github.com/kilnhq/kiln/machine/console"
 	"github.com/kilnhq/kiln/machine/control"
 	"github.com/kilnhq/kiln/machine/control/journal"
+	"github.com/kilnhq/kiln/machine/layers"
 	"github.com/kilnhq/kiln/machine/network"
 	"github.com/kilnhq/kiln/machine/platform/store"
 	"github.com/kilnhq/kiln/machine/power"
@@ -49,7 +50,9 @@ type Options struct {
 	RunDir   string // what other programs may read
 	Modules  string // file with what became of the extensions' modules
 	Layers   string // file with the layers
-	Epoch    time.Time
+	// Load loads modules, and keeps Modules.
+	Load  func([]layers.Module) error
+	Epoch time.Time
 }
 
 // A Node is one that runs.
