@@ -25,7 +25,9 @@ import (
 	"github.com/kilnhq/kiln/machine/control"
 	"github.com/kilnhq/kiln/machine/control/journal"
 	"github.com/kilnhq/kiln/machine/layers"
+	"github.com/kilnhq/kiln/machine/machineid"
 	"github.com/kilnhq/kiln/machine/network"
+	"github.com/kilnhq/kiln/machine/platform"
 	"github.com/kilnhq/kiln/machine/platform/store"
 	"github.com/kilnhq/kiln/machine/power"
 	"github.com/kilnhq/kiln/machine/service"
@@ -65,6 +67,10 @@ type Node struct {
 	services *service.Supervisor
 	state    store.Store
 	server   *control.Server
+	up       chan struct{} // closed when the start is over
+
+	machineID machineid.ID
+	lasting   bool // machineID is that of the next start too
 
 	mu       sync.Mutex
 	config   *config.Config // nil in maintenance mode
@@ -74,6 +80,8 @@ type Node struct {
 	identity control.Identity
 	changed  chan struct{} // closed and replaced with every new identity
 	ready    bool
+	hostname string
+	metadata *platform.Metadata // nil: the platform has said nothing
 
 	reconfigure sync.Mutex // one configuration at a time
 	clock       *clock
@@ -83,7 +91,7 @@ type Node struct {
 // image has one. ctx ends everything; Shutdown does so in order.
 func Start(ctx context.Context, o Options) (*Node, error) {
 	n := &Node{
-		options: o, events: journal.New(maxEvents), state: store.Store{Dir: o.StateDir}, changed: make(chan struct{}),
+		options: o, events: journal.New(maxEvents), state: store.Store{Dir: o.StateDir}, changed: make(chan struct{}), up: make(chan struct{}),
 		services: service.New(ctx, o.Runner),
 	}
 	n.log = slog.New(slog.NewTextHandler(remarks{o.Console}, nil))
@@ -92,6 +100,7 @@ func Start(ctx context.Context, o Options) (*Node, error) {
 	if err := prepareGroups(groupRoot); err != nil {
 		n.remark("services", "%v", err)
 	}
+	n.identifyMachine()
 	if err := n.startNetwork(); err != nil {
 		n.remark("network", "%v", err)
 	}
@@ -100,7 +109,11 @@ func Start(ctx context.Context, o Options) (*Node, error) {
 		return nil, err
 	}
 	go n.clock.run(ctx)
-	n.configure(ctx)
+	name, _ := o.Args.Get(platform.ArgPlatform)
+	p := platform.New(name, n.environment())
+	go n.askPlatform(ctx, p)
+	go n.reportReady(ctx, p, platform.DefaultPolicy(), retry)
+	n.configure(ctx, p)
 	n.announce(fingerprint)
 	return n, n.serve(ctx)
 }
@@ -110,6 +123,7 @@ func (n *Node) Ready() {
 	n.mu.Lock()
 	n.ready = true
 	n.mu.Unlock()
+	close(n.up)
 	n.event("stage", "ready", "", nil)
 }
 
