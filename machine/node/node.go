@@ -72,16 +72,16 @@ type Node struct {
 	machineID machineid.ID
 	lasting   bool // machineID is that of the next start too
 
-	mu       sync.Mutex
-	config   *config.Config // nil in maintenance mode
-	source   string         // of the configuration
-	network  *network.Network
-	status   network.Status
-	identity control.Identity
-	changed  chan struct{} // closed and replaced with every new identity
-	ready    bool
-	hostname string
-	metadata *platform.Metadata // nil: the platform has said nothing
+	mu        sync.Mutex
+	config    *config.Config // nil in maintenance mode
+	source    string         // of the configuration
+	network   *network.Network
+	status    network.Status
+	identity  control.Identity
+	changed   chan struct{} // closed and replaced with every new identity
+	ready     bool
+	hostname  string
+	described network.Spec // by the platform
 
 	reconfigure sync.Mutex // one configuration at a time
 	clock       *clock

@@ -3,14 +3,17 @@
 package node
 
 import (
+	"bytes"
 	"context"
 	"errors"
 	"fmt"
+	"net"
 	"time"
 
 	"github.com/kilnhq/kiln/machine/config"
 	"github.com/kilnhq/kiln/machine/network"
 	"github.com/kilnhq/kiln/machine/network/domain"
+	"github.com/kilnhq/kiln/machine/network/netdata"
 	"github.com/kilnhq/kiln/machine/platform"
 )
 
@@ -41,11 +44,19 @@ func (n *Node) heard(m *platform.Metadata) {
 		n.remark("platform", "the host name %q is none, and is not taken", m.Hostname)
 		m.Hostname = ""
 	}
+	var described network.Spec
+	if len(m.Network) > 0 {
+		var err error
+		if described, err = netdata.Parse(m.Network, n.linkNamed); err != nil && !errors.Is(err, netdata.ErrNone) {
+			n.remark("platform", "%v; it is not taken", err)
+		}
+	}
+	described.Hostname = m.Hostname
 	n.event("platform", m.InstanceID, "has told about the machine", map[string]string{"hostname": m.Hostname, "region": m.Region, "zone": m.Zone})
 	n.reconfigure.Lock()
 	defer n.reconfigure.Unlock()
 	n.mu.Lock()
-	n.metadata = m
+	n.described = described
 	n.mu.Unlock()
 	n.applyNetwork()
 }
@@ -54,12 +65,12 @@ func (n *Node) heard(m *platform.Metadata) {
 // reconfigure.
 func (n *Node) applyNetwork() {
 	n.mu.Lock()
-	c, m, running := n.config, n.metadata, n.network
+	c, described, running := n.config, n.described, n.network
 	n.mu.Unlock()
 	if running == nil {
 		return
 	}
-	spec, err := wantedNetwork(c, m)
+	spec, err := wantedNetwork(c, described)
 	if err == nil {
 		err = running.Apply(context.Background(), spec)
 	}
@@ -68,18 +79,39 @@ func (n *Node) applyNetwork() {
 	}
 }
 
-// wantedNetwork returns the network of a configuration, completed with what the platform
-// says. Either may be nil.
-func wantedNetwork(c *config.Config, m *platform.Metadata) (spec network.Spec, err error) {
-	if c != nil {
-		if spec, err = network.FromConfig(c); err != nil {
-			return spec, err
+// wantedNetwork returns the network of a configuration, nil for none, completed with
+// what the platform describes. A configuration with links is not mixed with others.
+func wantedNetwork(c *config.Config, described network.Spec) (network.Spec, error) {
+	if c == nil {
+		return described, nil
+	}
+	spec, err := network.FromConfig(c)
+	if err != nil {
+		return spec, err
+	}
+	if spec.Hostname == "" {
+		spec.Hostname = described.Hostname
+	}
+	if len(spec.Links) == 0 {
+		spec.Links = described.Links
+		if len(spec.Resolvers) == 0 && len(spec.Search) == 0 {
+			spec.Resolvers, spec.Search = described.Resolvers, described.Search
 		}
 	}
-	if m != nil && spec.Hostname == "" {
-		spec.Hostname = m.Hostname
-	}
 	return spec, nil
+}
+
+// linkNamed returns the name of the interface with a hardware address, "" if there is
+// none.
+func (n *Node) linkNamed(a net.HardwareAddr) string {
+	n.mu.Lock()
+	defer n.mu.Unlock()
+	for _, l := range n.status.Links {
+		if l.Permanent != nil && bytes.Equal(l.Permanent, a) {
+			return l.Name
+		}
+	}
+	return ""
 }
 
 // reportReady tells the platform that the node is up when it is, for as long as it takes:

@@ -146,20 +146,42 @@ func TestHostname(t *testing.T) {
 		t.Errorf("with DHCP's: %s", got)
 	}
 	configured := &config.Config{Hostname: &config.Hostname{Hostname: "configured"}}
-	told := &platform.Metadata{Hostname: "told"}
+	told := network.Spec{Hostname: "told"}
 	for _, c := range []struct {
 		c    *config.Config
-		m    *platform.Metadata
+		told network.Spec
 		want string
 	}{
-		{nil, nil, ""}, {nil, told, "told"}, {&config.Config{}, told, "told"}, {configured, told, "configured"}, {configured, nil, "configured"},
+		{nil, network.Spec{}, ""}, {nil, told, "told"}, {&config.Config{}, told, "told"}, {configured, told, "configured"}, {configured, network.Spec{}, "configured"},
 	} {
-		if got, err := wantedNetwork(c.c, c.m); err != nil || got.Hostname != c.want {
-			t.Errorf("%v, %v: %s, %v; want %s", c.c, c.m, got.Hostname, err, c.want)
+		if got, err := wantedNetwork(c.c, c.told); err != nil || got.Hostname != c.want {
+			t.Errorf("%v, %v: %s, %v; want %s", c.c, c.told, got.Hostname, err, c.want)
 		}
 	}
 	bad := &platform.Metadata{Hostname: "no name!"}
-	if n.heard(bad); n.metadata.Hostname != "" || !strings.Contains(lines.String(), `the host name \"no name!\" is none`) {
-		t.Errorf("%+v\n%s", n.metadata, lines)
+	if n.heard(bad); n.described.Hostname != "" || !strings.Contains(lines.String(), `the host name \"no name!\" is none`) {
+		t.Errorf("%+v\n%s", n.described, lines)
+	}
+}
+
+// What the platform describes is the network of a node whose configuration has none.
+func TestDescribedNetwork(t *testing.T) {
+	n, lines := newNode()
+	mac := net.HardwareAddr{0x52, 0x54, 0, 0, 0, 1}
+	n.status.Links = []network.LinkStatus{{Name: "ens3", Permanent: mac}}
+	n.heard(&platform.Metadata{Hostname: "n1", Network: []byte("version: 2\nethernets: {a: {match: {macaddress: '52:54:00:00:00:01'}, addresses: [192.0.2.10/24], nameservers: {addresses: [192.0.2.53]}}}")})
+	for _, c := range []*config.Config{nil, {}} {
+		got, err := wantedNetwork(c, n.described)
+		if err != nil || len(got.Links) != 1 || got.Links[0].Name != "ens3" || len(got.Resolvers) != 1 || got.Hostname != "n1" {
+			t.Errorf("%+v: %+v, %v", c, got, err)
+		}
+	}
+	own := &config.Config{Links: []config.Link{{Name: "eth0", DHCP4: true}}}
+	if got, err := wantedNetwork(own, n.described); err != nil || len(got.Links) != 1 || got.Links[0].Name != "eth0" || len(got.Resolvers) != 0 || got.Hostname != "n1" {
+		t.Errorf("with a network of its own: %+v, %v", got, err)
+	}
+	n.heard(&platform.Metadata{Hostname: "n2", Network: []byte("version: 9")})
+	if !strings.Contains(lines.String(), "found version 9, want 1 or 2; it is not taken") || n.described.Hostname != "n2" || n.described.Links != nil {
+		t.Errorf("%+v\n%s", n.described, lines)
 	}
 }
