@@ -114,7 +114,7 @@ func TestNode(t *testing.T) {
 	if out := stranger.run(t, "config", "apply", "--dry-run", machine); !strings.Contains(out, "+ API") {
 		t.Errorf("config apply --dry-run: %s", out)
 	}
-	stranger.run(t, "config", "apply", machine)
+	stranger.run(t, "config", "apply", withModules(t, machine, "numdummies=2"))
 	for _, want := range []*regexp.Regexp{configLine, mutualLine} {
 		if _, err := m.Wait(ctx, want); err != nil {
 			t.Fatal(err)
@@ -124,6 +124,16 @@ func TestNode(t *testing.T) {
 	admin := stranger
 	admin.contexts, admin.flags = filepath.Join(dir, "client.yaml"), nil
 	isManaged(t, admin)
+	hasDevices(t, admin)
+	absent := nodeModule{Name: "kiln_absent", State: "failed", Reason: "there is no module or alias of that name"}
+	admin.hasModule(t, absent)
+	admin.hasModule(t, nodeModule{Name: "dummy", State: "loaded", Parameters: "numdummies=2"})
+	admin.run(t, "config", "apply", withModules(t, machine, "numdummies=3"))
+	admin.hasModule(t, nodeModule{Name: "dummy", State: "loaded", Parameters: "numdummies=2", Reason: `is to have "numdummies=3": restart the node`})
+	id := admin.run(t, "read", "/etc/machine-id")
+	if !regexp.MustCompile(`^[0-9a-f]{32}\n$`).MatchString(id) {
+		t.Errorf("/etc/machine-id: %q", id)
+	}
 	stranger.refused(t, []string{"version"}, "certificate")
 	reader := admin
 	reader.contexts = filepath.Join(t.TempDir(), "reader.yaml")
@@ -137,6 +147,11 @@ func TestNode(t *testing.T) {
 	}
 	ready(t, ctx, m)
 	isManaged(t, admin)
+	admin.hasModule(t, absent)
+	admin.hasModule(t, nodeModule{Name: "dummy", State: "loaded", Parameters: "numdummies=3"})
+	if again := admin.run(t, "read", "/etc/machine-id"); again != id {
+		t.Errorf("/etc/machine-id: %q after a restart, was %q", again, id)
+	}
 	shutdown(t, ctx, m)
 }
 

@@ -1,8 +1,8 @@
 //go:build linux
 
 // Init is PID 1 in the root file system of every kiln image: the init of the
-// initramfs starts it when the root is there. Called as modprobe, poweroff or
-// reboot, which the kernel does as well, it is that.
+// initramfs starts it when the root is there. Called as poweroff or reboot, which the
+// kernel does as well, it is that.
 package main
 
 import (
@@ -11,7 +11,6 @@ import (
 	"os"
 	"path/filepath"
 
-	"github.com/kilnhq/kiln/machine/modprobe"
 	"github.com/kilnhq/kiln/machine/node"
 	"github.com/kilnhq/kiln/machine/power"
 	"github.com/kilnhq/kiln/machine/stage"
@@ -23,14 +22,12 @@ func main() {
 	switch {
 	case os.Getpid() == 1:
 		stage.Two(begin)
-	case name == "modprobe":
-		os.Exit(modprobe.Main(os.Args[1:], os.Stdout, os.Stderr))
 	case name == "poweroff" || name == "halt":
 		err = stage.Ask(power.Off)
 	case name == "reboot":
 		err = stage.Ask(power.Restart)
 	default:
-		err = fmt.Errorf("only as PID 1, or called modprobe, poweroff or reboot")
+		err = fmt.Errorf("only as PID 1, or called poweroff or reboot")
 	}
 	if err != nil {
 		fmt.Fprintf(os.Stderr, "%s: %v\n", name, err)
@@ -43,7 +40,7 @@ func begin(f stage.Facts) (stage.System, error) {
 	o := node.Options{
 		Args: f.Args, Console: f.Console, Runner: f.Children, Power: f.Power,
 		Version: f.Version, Release: f.Release, Slot: f.Slot, Disk: f.Disk, StateDir: f.StateDir,
-		Image: f.Image, RunDir: f.RunDir, Modules: f.Modules, Layers: f.Layers,
+		Image: f.Image, RunDir: f.RunDir, Modules: f.Modules, Layers: f.Layers, Load: f.Load,
 	}
 	if self, err := os.Stat("/proc/self/exe"); err == nil {
 		o.Epoch = self.ModTime() // of the image: it is certainly past

@@ -212,7 +212,7 @@ func newNodeDisks(n *nodeFlags) *cobra.Command {
 }
 
 func newNodeModules(n *nodeFlags) *cobra.Command {
-	return newQuery(n, "modules", "List the kernel modules of the extensions, and why one is not loaded", func(ctx context.Context, c v1alpha1.NodeClient) (*v1alpha1.ModulesResponse, error) {
+	return newQuery(n, "modules", "List the kernel modules of extensions and configuration, and why one is not loaded", func(ctx context.Context, c v1alpha1.NodeClient) (*v1alpha1.ModulesResponse, error) {
 		return c.Modules(ctx, &v1alpha1.ModulesRequest{})
 	}, view[*v1alpha1.ModulesResponse]{
 		[]string{"NAME", "STATE", "EXTENSION", "PARAMETERS", "REASON"}, func(m *v1alpha1.ModulesResponse) [][]string {

@@ -17,7 +17,6 @@ import (
 	"github.com/kilnhq/kiln/machine/console"
 	"github.com/kilnhq/kiln/machine/control"
 	"github.com/kilnhq/kiln/machine/meta"
-	"github.com/kilnhq/kiln/machine/network"
 	"github.com/kilnhq/kiln/machine/platform"
 	"github.com/kilnhq/kiln/machine/platform/vmware"
 	"github.com/kilnhq/kiln/machine/platform/volume"
@@ -35,11 +34,11 @@ const retry = time.Minute
 
 // configure finds the configuration and takes it over: before it returns, if that
 // does not take long.
-func (n *Node) configure(ctx context.Context) {
+func (n *Node) configure(ctx context.Context, p *platform.Platform) {
 	found := make(chan struct{})
 	go func() {
 		defer close(found)
-		n.awaitConfiguration(ctx)
+		n.awaitConfiguration(ctx, p)
 	}()
 	select {
 	case <-found:
@@ -51,7 +50,7 @@ func (n *Node) configure(ctx context.Context) {
 
 // awaitConfiguration asks the sources until there is a configuration, none has
 // one, or somebody has given the node one.
-func (n *Node) awaitConfiguration(ctx context.Context) {
+func (n *Node) awaitConfiguration(ctx context.Context, p *platform.Platform) {
 	policy := platform.DefaultPolicy()
 	policy.Validate = func(data []byte) error {
 		_, err := config.Parse(config.Placeholder, data)
@@ -63,8 +62,6 @@ func (n *Node) awaitConfiguration(ctx context.Context) {
 		}
 		n.remark("config", "%v", e)
 	}
-	name, _ := n.options.Args.Get(platform.ArgPlatform)
-	p := platform.New(name, n.environment())
 	for ctx.Err() == nil {
 		result, err := policy.Acquire(ctx, p.Sources)
 		if err == nil {
@@ -156,21 +153,13 @@ func (n *Node) adopt(c *config.Config, source string) {
 	n.mu.Lock()
 	first := n.config == nil
 	n.config, n.source = c, source
-	running := n.network
 	n.mu.Unlock()
 	n.event("config", source, digest, nil)
 	n.options.Console.Stage("config", console.F("from", source), console.F("digest", digest))
+	n.loadModules(c) // first: some bring kernel parameters
 	n.setSysctls(c)
 	n.writeFiles(c)
-	if running != nil {
-		spec, err := network.FromConfig(c)
-		if err == nil {
-			err = running.Apply(context.Background(), spec)
-		}
-		if err != nil {
-			n.remark("network", "%v", err)
-		}
-	}
+	n.applyNetwork()
 	n.clock.servers()
 	n.workloads.change()
 	if c.API == nil {

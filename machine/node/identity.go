@@ -45,7 +45,7 @@ func (n *Node) announce(f selfsigned.Fingerprint) {
 // a configuration that says with what.
 func (n *Node) issue() error {
 	n.mu.Lock()
-	c, status := n.config, n.status
+	c, status, hostname := n.config, n.status, n.hostname
 	n.mu.Unlock()
 	if c == nil || c.API == nil {
 		return nil
@@ -54,7 +54,7 @@ func (n *Node) issue() error {
 	if err != nil {
 		return err
 	}
-	names, addresses := namesOf(c, status.Hostname), status.Addresses()
+	names, addresses := namesOf(c, hostname), status.Addresses()
 	for _, name := range c.API.Names {
 		if a, err := netip.ParseAddr(name); err == nil {
 			addresses = append(addresses, a)
@@ -71,13 +71,14 @@ func (n *Node) issue() error {
 	return nil
 }
 
-func namesOf(c *config.Config, dhcp string) []string {
+// namesOf returns what the node is called.
+func namesOf(c *config.Config, hostname string) []string {
 	names := []string{"localhost"}
-	switch {
-	case c.Hostname != nil:
-		names = append(names, c.Hostname.Hostname)
-	case dhcp != "":
-		names = append(names, dhcp)
+	if c.Hostname != nil {
+		hostname = c.Hostname.Hostname // the network may not have it yet
+	}
+	if hostname != "" {
+		names = append(names, hostname)
 	}
 	return names
 }

@@ -24,7 +24,10 @@ import (
 	"github.com/kilnhq/kiln/machine/console"
 	"github.com/kilnhq/kiln/machine/control"
 	"github.com/kilnhq/kiln/machine/control/journal"
+	"github.com/kilnhq/kiln/machine/layers"
+	"github.com/kilnhq/kiln/machine/machineid"
 	"github.com/kilnhq/kiln/machine/network"
+	"github.com/kilnhq/kiln/machine/platform"
 	"github.com/kilnhq/kiln/machine/platform/store"
 	"github.com/kilnhq/kiln/machine/power"
 	"github.com/kilnhq/kiln/machine/service"
@@ -49,7 +52,9 @@ type Options struct {
 	RunDir   string // what other programs may read
 	Modules  string // file with what became of the extensions' modules
 	Layers   string // file with the layers
-	Epoch    time.Time
+	// Load loads modules, and keeps Modules.
+	Load  func([]layers.Module) error
+	Epoch time.Time
 }
 
 // A Node is one that runs.
@@ -62,15 +67,21 @@ type Node struct {
 	services *service.Supervisor
 	state    store.Store
 	server   *control.Server
+	up       chan struct{} // closed when the start is over
 
-	mu       sync.Mutex
-	config   *config.Config // nil in maintenance mode
-	source   string         // of the configuration
-	network  *network.Network
-	status   network.Status
-	identity control.Identity
-	changed  chan struct{} // closed and replaced with every new identity
-	ready    bool
+	machineID machineid.ID
+	lasting   bool // machineID is that of the next start too
+
+	mu        sync.Mutex
+	config    *config.Config // nil in maintenance mode
+	source    string         // of the configuration
+	network   *network.Network
+	status    network.Status
+	identity  control.Identity
+	changed   chan struct{} // closed and replaced with every new identity
+	ready     bool
+	hostname  string
+	described network.Spec // by the platform
 
 	reconfigure sync.Mutex // one configuration at a time
 	clock       *clock
@@ -81,7 +92,7 @@ type Node struct {
 // image has one. ctx ends everything; Shutdown does so in order.
 func Start(ctx context.Context, o Options) (*Node, error) {
 	n := &Node{
-		options: o, events: journal.New(maxEvents), state: store.Store{Dir: o.StateDir}, changed: make(chan struct{}),
+		options: o, events: journal.New(maxEvents), state: store.Store{Dir: o.StateDir}, changed: make(chan struct{}), up: make(chan struct{}),
 		services: service.New(ctx, o.Runner),
 	}
 	n.log = slog.New(slog.NewTextHandler(remarks{o.Console}, nil))
@@ -91,6 +102,7 @@ func Start(ctx context.Context, o Options) (*Node, error) {
 	if err := prepareGroups(groupRoot); err != nil {
 		n.remark("services", "%v", err)
 	}
+	n.identifyMachine()
 	if err := n.startNetwork(); err != nil {
 		n.remark("network", "%v", err)
 	}
@@ -99,7 +111,11 @@ func Start(ctx context.Context, o Options) (*Node, error) {
 		return nil, err
 	}
 	go n.clock.run(ctx)
-	n.configure(ctx)
+	name, _ := o.Args.Get(platform.ArgPlatform)
+	p := platform.New(name, n.environment())
+	go n.askPlatform(ctx, p)
+	go n.reportReady(ctx, p, platform.DefaultPolicy(), retry)
+	n.configure(ctx, p)
 	n.announce(fingerprint)
 	return n, n.serve(ctx)
 }
@@ -109,6 +125,7 @@ func (n *Node) Ready() {
 	n.mu.Lock()
 	n.ready = true
 	n.mu.Unlock()
+	close(n.up)
 	n.event("stage", "ready", "", nil)
 }
 

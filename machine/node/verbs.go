@@ -32,7 +32,7 @@ func (n *Node) Version(context.Context) (control.Version, error) {
 	c, _ := n.current()
 	return control.Version{
 		Version: n.options.Version, Kernel: n.options.Release, Architecture: runtime.GOARCH, Platform: on,
-		Hostname: name, Slot: n.options.Slot, Maintenance: c == nil || c.API == nil,
+		Hostname: name, MachineID: n.machineID.String(), Slot: n.options.Slot, Maintenance: c == nil || c.API == nil,
 	}, nil
 }
 

@@ -59,6 +59,9 @@ type Facts struct {
 	RunDir   string // for what other programs may know
 	Modules  string // file with what became of the extensions' modules
 	Layers   string // file with the layers
+	// Load loads the modules that the machine configuration asks for. What became of
+	// them is in Modules.
+	Load func([]layers.Module) error
 }
 
 // A System is all that a node does besides keeping its devices and its disk.
@@ -97,15 +100,16 @@ func two(s *start, begin func(Facts) (System, error)) error {
 	if err != nil {
 		return err
 	}
-	loader, config, err := configure(s, modules.Directory("/", list.Release), asked)
+	loader, err := configure(s, modules.Directory("/", list.Release), asked)
 	if err != nil {
 		return err
 	}
-	inventory := &inventory{loader: loader, config: config, from: from.Modules, asked: asked}
+	inventory := &inventory{loader: loader, from: from.Modules, asked: asked}
 	devices, err := newDevices(loader, power.NewButtons(requests), s.watchdog)
 	if err != nil {
 		return err
 	}
+	links := devices.keepLinks()
 	if err := devices.coldplug(); err != nil {
 		return err
 	}
@@ -122,6 +126,7 @@ func two(s *start, begin func(Facts) (System, error)) error {
 	s.done(console.F("asked", strings.Join(names, ",")), console.F("failed", strings.Join(failed, ",")))
 
 	if _, ok := s.args.Get(argInstallDisk); ok {
+		links.Settle(linked)
 		return s.install(devices, children, requests)
 	}
 
@@ -170,6 +175,9 @@ func two(s *start, begin func(Facts) (System, error)) error {
 		Args: s.args, Console: s.console, Children: children, Power: func(r power.Request) { requests <- r },
 		Version: list.Kiln, Release: list.Release, Slot: slot, StateDir: stateDir, Image: filepath.Join(runDir, configName),
 		RunDir: runDir, Modules: modulesFile, Layers: layersFile,
+		Load: func(wanted []layers.Module) error {
+			return inventory.want(s.console, filepath.Dir(optionsFile), modulesFile, wanted)
+		},
 	}
 	if d != nil {
 		facts.Disk = "/dev/" + d.Name
@@ -190,6 +198,7 @@ func two(s *start, begin func(Facts) (System, error)) error {
 	if err := devices.settle(); err != nil {
 		return err
 	}
+	links.Settle(linked)
 	found, err := inventory.update(s.console, modulesFile, true)
 	if err != nil {
 		return err
