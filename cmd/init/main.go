@@ -2,7 +2,8 @@
 
 // Init is PID 1 in the root file system of every kiln image: the init of the
 // initramfs starts it when the root is there. Called as modprobe, poweroff or
-// reboot, which the kernel does as well, it is that.
+// reboot, which the kernel does as well, or as mount or umount, which the kubelet
+// does, it is that.
 package main
 
 import (
@@ -12,6 +13,7 @@ import (
 	"path/filepath"
 
 	"github.com/kilnhq/kiln/machine/modprobe"
+	"github.com/kilnhq/kiln/machine/mount"
 	"github.com/kilnhq/kiln/machine/node"
 	"github.com/kilnhq/kiln/machine/power"
 	"github.com/kilnhq/kiln/machine/stage"
@@ -25,12 +27,14 @@ func main() {
 		stage.Two(begin)
 	case name == "modprobe":
 		os.Exit(modprobe.Main(os.Args[1:], os.Stdout, os.Stderr))
+	case name == "mount" || name == "umount":
+		os.Exit(mount.Program(name, os.Args[1:], os.Stderr))
 	case name == "poweroff" || name == "halt":
 		err = stage.Ask(power.Off)
 	case name == "reboot":
 		err = stage.Ask(power.Restart)
 	default:
-		err = fmt.Errorf("only as PID 1, or called modprobe, poweroff or reboot")
+		err = fmt.Errorf("only as PID 1, or called modprobe, mount, umount, poweroff or reboot")
 	}
 	if err != nil {
 		fmt.Fprintf(os.Stderr, "%s: %v\n", name, err)
