@@ -172,6 +172,7 @@ func (n *Node) adopt(c *config.Config, source string) {
 		}
 	}
 	n.clock.servers()
+	n.wakeKubelet()
 	if c.API == nil {
 		return
 	}

@@ -30,6 +30,9 @@ const (
 	containerdSocket  = "/run/containerd/containerd.sock"
 )
 
+// programPath is where the programs find others.
+const programPath = "PATH=/usr/bin:/usr/local/bin"
+
 // APIName is the service of the API's server.
 const APIName = "apid"
 
@@ -68,15 +71,14 @@ func (n *Node) startServices() error {
 }
 
 func (n *Node) programs() []service.Spec {
-	const path = "PATH=/usr/bin:/usr/local/bin"
 	return []service.Spec{
 		{
 			Name: APIName, Path: apiProgram, Args: []string{"-control", filepath.Join(n.options.RunDir, filepath.Base(control.Socket))},
-			Env: []string{path, "GOMEMLIMIT=48MiB"}, UID: APIUser, GID: APIUser, OOM: -900,
+			Env: []string{programPath, "GOMEMLIMIT=48MiB"}, UID: APIUser, GID: APIUser, OOM: -900,
 			Health: func(ctx context.Context) error { return answers(ctx, "tcp", "localhost:50000") },
 		},
 		{
-			Name: "containerd", Path: containerdProgram, Env: []string{path}, OOM: -999, KeepChildren: true,
+			Name: "containerd", Path: containerdProgram, Env: []string{programPath}, OOM: -999, KeepChildren: true,
 			Health: func(ctx context.Context) error { return answers(ctx, "unix", containerdSocket) },
 		},
 	}
