@@ -212,7 +212,7 @@ func unmount(args []string) (int, error) {
 	for _, p := range paths {
 		switch err := unix.Unmount(filepath.Clean(p), how); {
 		case errors.Is(err, unix.EINVAL):
-			return exitFailure, fmt.Errorf("%s: not mounted.", p)
+			return exitFailure, fmt.Errorf("%s: not mounted", p)
 		case err != nil:
 			return exitFailure, fmt.Errorf("%s: %w", p, err)
 		}
