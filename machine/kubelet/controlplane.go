@@ -2,8 +2,12 @@ package kubelet
 
 import (
 	"bytes"
+	"crypto/x509"
 	"encoding/json"
+	"encoding/pem"
+	"errors"
 	"maps"
+	"time"
 
 	"github.com/kilnhq/kiln/machine/config"
 )
@@ -69,4 +73,17 @@ func merge(o map[string]any, v any) {
 	if v, ok := v.(map[string]any); ok {
 		maps.Copy(o, v)
 	}
+}
+
+// IsOld reports whether half of the time that a certificate in PEM is valid is over.
+func IsOld(certificate []byte, now time.Time) (bool, error) {
+	block, _ := pem.Decode(certificate)
+	if block == nil {
+		return false, errors.New("certificate of the API server: not PEM")
+	}
+	c, err := x509.ParseCertificate(block.Bytes)
+	if err != nil {
+		return false, err
+	}
+	return now.After(c.NotBefore.Add(c.NotAfter.Sub(c.NotBefore) / 2)), nil
 }

@@ -30,12 +30,16 @@ import (
 // Where the parts are, on a node.
 const (
 	// Dir is /etc/kubernetes, as kubeadm and others know it.
-	Dir          = "/etc/kubernetes"
-	ManifestDir  = Dir + "/manifests"
-	Kubeconfig   = Dir + "/kubelet.conf"
-	AdminConfig  = Dir + "/admin.conf"
-	Bootstrap    = Dir + "/bootstrap-kubelet.conf"
-	CAFile       = Dir + "/pki/ca.crt"
+	Dir         = "/etc/kubernetes"
+	ManifestDir = Dir + "/manifests"
+	Kubeconfig  = Dir + "/kubelet.conf"
+	AdminConfig = Dir + "/admin.conf"
+	Bootstrap   = Dir + "/bootstrap-kubelet.conf"
+	CAFile      = Dir + "/pki/ca.crt"
+
+	// ServerCertificate is that of the API server on this node.
+	ServerCertificate = Dir + "/pki/apiserver.crt"
+
 	RuntimeURL   = "unix:///run/containerd/containerd.sock"
 	HealthURL    = "http://127.0.0.1:10248/healthz"
 	PluginDir    = "/var/lib/kubelet/volumeplugins"

@@ -205,11 +205,9 @@ func (k *keeper) step() (wait string, err error) {
 			return "", err
 		}
 		if c.ControlPlane != nil {
-			if wait, err := k.initialize(c, node); err != nil {
+			wait, err := k.initialize(c, node)
+			if err != nil || wait != "" && (!node.Joined || exists(initialized)) {
 				return wait, err
-			}
-			if !node.Joined {
-				return "for kubeadm to write " + kubelet.Kubeconfig, nil
 			}
 		}
 	}
