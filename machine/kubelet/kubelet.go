@@ -236,12 +236,12 @@ func CA(kubeconfig []byte) ([]byte, error) {
 	return nil, fmt.Errorf("kubeconfig: %w", ErrKubeconfig)
 }
 
-// Runtime returns what containerd's configuration has of the kubelet's: the image
-// of the pods' sandboxes. It is empty if nothing is said.
-func Runtime(k *config.Kubelet) []byte {
-	if k == nil || k.SandboxImage == "" {
-		return nil
+// Runtime returns what containerd's configuration, in TOML, has of the kubelet's:
+// the image of the pods' sandboxes. It is empty if nothing is said.
+func Runtime(k *config.Kubelet) string {
+	if k.SandboxImage == "" {
+		return ""
 	}
 	// A reference has nothing that TOML's quotes would not take as it is.
-	return fmt.Appendf(nil, "version = 4\n\n[plugins.'io.containerd.cri.v1.images'.pinned_images]\n  sandbox = '%s'\n", k.SandboxImage)
+	return fmt.Sprintf("[plugins.'io.containerd.cri.v1.images'.pinned_images]\n  sandbox = '%s'\n", k.SandboxImage)
 }

@@ -210,10 +210,10 @@ clusters:
 }
 
 func TestRuntime(t *testing.T) {
-	if got := Runtime(parse(t, "Kubelet").Kubelet); got != nil {
+	if got := Runtime(parse(t, "Kubelet").Kubelet); got != "" {
 		t.Errorf("%s", got)
 	}
-	if got := string(Runtime(parse(t, "Kubelet\nsandboxImage: a.example/pause:1").Kubelet)); !strings.Contains(got, "  sandbox = 'a.example/pause:1'\n") {
+	if got := Runtime(parse(t, "Kubelet\nsandboxImage: a.example/pause:1").Kubelet); !strings.Contains(got, "  sandbox = 'a.example/pause:1'\n") {
 		t.Errorf("%s", got)
 	}
 }

@@ -31,16 +31,12 @@ const (
 )
 
 const (
-	kubeletProgram = "/usr/bin/kubelet" // of the extension kubernetes
-	kubeadmProgram = "/usr/bin/kubeadm"
+	kubeadmProgram = "/usr/bin/kubeadm" // of the extension kubernetes, as the kubelet
 
 	// kubernetesDir has what /etc/kubernetes is mounted from, and cniDir what
 	// /etc/cni/net.d is: installers of pod networks write there.
 	kubernetesDir = "/var/lib/kubernetes"
 	cniDir        = "/var/lib/cni/net.d"
-
-	// sandboxFile is read by containerd.
-	sandboxFile = "/run/containerd/conf.d/50-kubelet.toml"
 
 	// initialized is there when kubeadm has set up the cluster.
 	initialized = kubernetesDir + "/kiln-initialized"
@@ -70,7 +66,7 @@ func (n *Node) prepareKubernetes() error {
 	if _, err := os.Stat(kubeletProgram); err != nil {
 		return nil
 	}
-	for _, dir := range []string{kubernetesDir + "/manifests", cniDir, "/var/opt/cni/bin", kubelet.PluginDir, "/var/log/pods", "/var/log/containers"} {
+	for _, dir := range []string{kubernetesDir + "/manifests", cniDir, kubelet.PluginDir, "/var/log/pods", "/var/log/containers"} {
 		if err := os.MkdirAll(dir, 0o755); err != nil {
 			return err
 		}
@@ -92,29 +88,7 @@ func (n *Node) prepareKubernetes() error {
 			return fmt.Errorf("bind %s over %s: %w", from, to, err)
 		}
 	}
-	c, _ := n.current()
-	_, err = setSandbox(c)
-	return err
-}
-
-// setSandbox tells containerd of the image of sandboxes, and reports whether that
-// is another one than before.
-func setSandbox(c *config.Config) (changed bool, err error) {
-	var want []byte
-	if c != nil {
-		want = kubelet.Runtime(c.Kubelet)
-	}
-	if want == nil {
-		err := os.Remove(sandboxFile)
-		if errors.Is(err, fs.ErrNotExist) {
-			return false, nil
-		}
-		return err == nil, err
-	}
-	if err := os.MkdirAll(filepath.Dir(sandboxFile), 0o755); err != nil {
-		return false, err
-	}
-	return replaceFile(sandboxFile, want, 0o644)
+	return nil
 }
 
 // replaceFile gives a file another content, at once, and reports whether it had
@@ -186,14 +160,6 @@ func (k *keeper) step() (wait string, err error) {
 		return "", err
 	}
 	node := kubelet.Node{Hostname: host, Addresses: status.Addresses(), Joined: exists(kubelet.Kubeconfig)}
-	if changed, err := setSandbox(c); err != nil {
-		return "", err
-	} else if changed {
-		// Containers go on meanwhile.
-		if err := n.services.Restart("containerd"); err != nil {
-			return "", err
-		}
-	}
 	if err := k.writePods(c.StaticPods); err != nil {
 		return "", err
 	}
@@ -304,7 +270,7 @@ func (k *keeper) start(c *config.Config, node kubelet.Node) error {
 	file := filepath.Join(k.node.options.RunDir, "kubelet.json")
 	spec := &service.Spec{
 		Name: kubeletName, Path: kubeletProgram, Args: kubelet.Args(c, node, file), Env: []string{programPath},
-		After: []string{"containerd"}, OOM: -999, Health: healthy, Cgroup: filepath.Join(groupRoot, systemGroup, kubeletName),
+		After: []string{ContainerdName}, OOM: -999, Health: healthy, Cgroup: filepath.Join(groupRoot, systemGroup, kubeletName),
 	}
 	if k.spec != nil && reflect.DeepEqual(k.spec.Args, spec.Args) && bytes.Equal(k.config, data) {
 		return nil

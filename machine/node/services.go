@@ -25,9 +25,7 @@ const systemGroup = "system"
 
 // Programs that the image may have.
 const (
-	apiProgram        = "/usr/bin/apid"
-	containerdProgram = "/usr/bin/containerd"
-	containerdSocket  = "/run/containerd/containerd.sock"
+	apiProgram = "/usr/bin/apid"
 )
 
 // programPath is where the programs find others.
@@ -64,9 +62,13 @@ func (n *Node) startServices() error {
 		if _, err := os.Stat(s.Path); errors.Is(err, fs.ErrNotExist) {
 			continue
 		}
+		if s.Name == ContainerdName && !n.hasEphemeral() {
+			continue
+		}
 		s.Cgroup = filepath.Join(groupRoot, systemGroup, s.Name)
 		failed = append(failed, n.services.Add(s))
 	}
+	n.workloads.begin()
 	return errors.Join(failed...)
 }
 
@@ -77,10 +79,7 @@ func (n *Node) programs() []service.Spec {
 			Env: []string{programPath, "GOMEMLIMIT=48MiB"}, UID: APIUser, GID: APIUser, OOM: -900,
 			Health: func(ctx context.Context) error { return answers(ctx, "tcp", "localhost:50000") },
 		},
-		{
-			Name: "containerd", Path: containerdProgram, Env: []string{programPath}, OOM: -999, KeepChildren: true,
-			Health: func(ctx context.Context) error { return answers(ctx, "unix", containerdSocket) },
-		},
+		n.containerd([]string{programPath}),
 	}
 }
 
