@@ -196,8 +196,9 @@ test-unprivileged:
 
 .PHONY: test-full
 test-full: export KILN_TEST_FULL = 1
-test-full: test_timeout = 90m
-test-full: test kubernetes ## run all tests, those that take long, race detector and fuzzing included
+test-full: export KILN_KUBERNETES = $(abspath $(KUBERNETES))
+test-full: test_timeout = 120m
+test-full: kubernetes test ## run all tests, those that take long, race detector and fuzzing included
 	CGO_ENABLED=1 $(test_env) go test -count=1 -timeout 40m -short -race ./...
 	@$(MAKE) --no-print-directory fuzz
 

@@ -2,7 +2,7 @@
 
 // Init is PID 1 in the root file system of every kiln image: the init of the
 // initramfs starts it when the root is there. Called as poweroff or reboot, which the
-// kernel does as well, it is that.
+// kernel does as well, or as mount or umount, which the kubelet does, it is that.
 package main
 
 import (
@@ -11,6 +11,7 @@ import (
 	"os"
 	"path/filepath"
 
+	"github.com/kilnhq/kiln/machine/mount"
 	"github.com/kilnhq/kiln/machine/node"
 	"github.com/kilnhq/kiln/machine/power"
 	"github.com/kilnhq/kiln/machine/stage"
@@ -22,12 +23,14 @@ func main() {
 	switch {
 	case os.Getpid() == 1:
 		stage.Two(begin)
+	case name == "mount" || name == "umount":
+		os.Exit(mount.Program(name, os.Args[1:], os.Stderr))
 	case name == "poweroff" || name == "halt":
 		err = stage.Ask(power.Off)
 	case name == "reboot":
 		err = stage.Ask(power.Restart)
 	default:
-		err = fmt.Errorf("only as PID 1, or called poweroff or reboot")
+		err = fmt.Errorf("only as PID 1, or called mount, umount, poweroff or reboot")
 	}
 	if err != nil {
 		fmt.Fprintf(os.Stderr, "%s: %v\n", name, err)

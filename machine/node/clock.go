@@ -7,7 +7,10 @@ import (
 	"os"
 	"slices"
 	"sync"
+	"time"
 
+	"github.com/kilnhq/kiln/machine/config"
+	"github.com/kilnhq/kiln/machine/console"
 	"github.com/kilnhq/kiln/machine/timesync"
 )
 
@@ -68,3 +71,18 @@ func (c *clock) report(s timesync.Status) {
 		c.node.event("time", s.Server, "the clock is right", map[string]string{"offset": s.Offset.String()})
 	}
 }
+
+// settled reports whether the time is right, or nobody knows better, or it was
+// waited for long enough.
+func (c *clock) settled(cfg *config.Config) bool {
+	c.mu.Lock()
+	silent := c.silent
+	c.mu.Unlock()
+	wait := defaultBootWait
+	if cfg.Time != nil {
+		wait = time.Duration(cfg.Time.BootWait)
+	}
+	return silent || c.syncer.Status().Synced || console.SinceKernelStart() > wait
+}
+
+const defaultBootWait = 30 * time.Second

@@ -161,6 +161,7 @@ func (n *Node) adopt(c *config.Config, source string) {
 	n.writeFiles(c)
 	n.applyNetwork()
 	n.clock.servers()
+	n.wakeKubelet()
 	n.workloads.change()
 	if c.API == nil {
 		return

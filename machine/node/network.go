@@ -98,4 +98,5 @@ func (n *Node) reportNetwork(s network.Status) {
 		}
 	}
 	n.clock.servers()
+	n.wakeKubelet()
 }

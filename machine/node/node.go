@@ -85,6 +85,7 @@ type Node struct {
 
 	reconfigure sync.Mutex // one configuration at a time
 	clock       *clock
+	kubelet     *keeper
 	workloads   *workloads
 }
 
@@ -98,6 +99,7 @@ func Start(ctx context.Context, o Options) (*Node, error) {
 	n.log = slog.New(slog.NewTextHandler(remarks{o.Console}, nil))
 	n.watchServices(ctx)
 	n.clock = newClock(n)
+	n.kubelet = &keeper{node: n, wake: make(chan struct{}, 1)}
 	n.workloads = newWorkloads(n)
 	if err := prepareGroups(groupRoot); err != nil {
 		n.remark("services", "%v", err)
@@ -171,7 +173,12 @@ func (n *Node) serve(ctx context.Context) error {
 			n.remark("control", "%v", err)
 		}
 	}()
-	return n.startServices()
+	if err := n.prepareKubernetes(); err != nil {
+		n.remark("kubelet", "%v", err)
+	}
+	err = n.startServices()
+	go n.kubelet.run(ctx)
+	return err
 }
 
 // current returns the configuration, nil in maintenance mode, and its source.

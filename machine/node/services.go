@@ -28,6 +28,9 @@ const (
 	apiProgram = "/usr/bin/apid"
 )
 
+// programPath is where the programs find others.
+const programPath = "PATH=/usr/bin:/usr/local/bin"
+
 // APIName is the service of the API's server.
 const APIName = "apid"
 
@@ -70,14 +73,13 @@ func (n *Node) startServices() error {
 }
 
 func (n *Node) programs() []service.Spec {
-	const path = "PATH=/usr/bin:/usr/local/bin"
 	return []service.Spec{
 		{
 			Name: APIName, Path: apiProgram, Args: []string{"-control", filepath.Join(n.options.RunDir, filepath.Base(control.Socket))},
-			Env: []string{path, "GOMEMLIMIT=48MiB"}, UID: APIUser, GID: APIUser, OOM: -900,
+			Env: []string{programPath, "GOMEMLIMIT=48MiB"}, UID: APIUser, GID: APIUser, OOM: -900,
 			Health: func(ctx context.Context) error { return answers(ctx, "tcp", "localhost:50000") },
 		},
-		n.containerd([]string{path}),
+		n.containerd([]string{programPath}),
 	}
 }
 
