@@ -73,6 +73,7 @@ type Node struct {
 	ready    bool
 
 	reconfigure sync.Mutex // one configuration at a time
+	slots       sync.Mutex // one change of the disk's slots at a time
 	clock       *clock
 }
 
@@ -97,6 +98,7 @@ func Start(ctx context.Context, o Options) (*Node, error) {
 		return nil, err
 	}
 	go n.clock.run(ctx)
+	n.forgetUpgrade()
 	n.configure(ctx)
 	n.announce(fingerprint)
 	return n, n.serve(ctx)
