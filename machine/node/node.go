@@ -84,6 +84,7 @@ type Node struct {
 	described network.Spec // by the platform
 
 	reconfigure sync.Mutex // one configuration at a time
+	slots       sync.Mutex // one change of the disk's slots at a time
 	clock       *clock
 	kubelet     *keeper
 	workloads   *workloads
@@ -113,6 +114,7 @@ func Start(ctx context.Context, o Options) (*Node, error) {
 		return nil, err
 	}
 	go n.clock.run(ctx)
+	n.forgetUpgrade()
 	name, _ := o.Args.Get(platform.ArgPlatform)
 	p := platform.New(name, n.environment())
 	go n.askPlatform(ctx, p)

@@ -22,7 +22,6 @@ import (
 	"github.com/kilnhq/kiln/machine/power"
 	"github.com/kilnhq/kiln/machine/reset"
 	"github.com/kilnhq/kiln/machine/service"
-	"github.com/kilnhq/kiln/machine/slots"
 )
 
 // Version is a verb of control.Node.
@@ -206,28 +205,6 @@ func (n *Node) changeMeta(change func(meta.Values) error) error {
 		}
 		return meta.Write(d, values)
 	})
-}
-
-// Rollback is a verb of control.Node.
-func (n *Node) Rollback(_ context.Context, r control.RollbackRequest) (control.RollbackResult, error) {
-	f, size, err := n.disk(os.O_RDWR)
-	if err != nil {
-		return control.RollbackResult{}, err
-	}
-	defer f.Close()
-	d, err := slots.Open(f, size)
-	if err != nil {
-		return control.RollbackResult{}, err
-	}
-	slot, err := d.Rollback()
-	if err != nil {
-		return control.RollbackResult{}, err
-	}
-	n.event("slot", slot, "is started next", nil)
-	if r.Reboot {
-		n.soon(power.Restart, "rollback")
-	}
-	return control.RollbackResult{Slot: slot}, nil
 }
 
 // Reset is a verb of control.Node: what is to be erased is erased at the next
