@@ -71,6 +71,7 @@ type Node struct {
 	identity control.Identity
 	changed  chan struct{} // closed and replaced with every new identity
 	ready    bool
+	ending   bool
 
 	reconfigure sync.Mutex // one configuration at a time
 	clock       *clock
@@ -96,6 +97,7 @@ func Start(ctx context.Context, o Options) (*Node, error) {
 	if err != nil {
 		return nil, err
 	}
+	n.showDashboard(ctx, fingerprint.String())
 	go n.clock.run(ctx)
 	n.configure(ctx)
 	n.announce(fingerprint)
@@ -111,7 +113,13 @@ func (n *Node) Ready() {
 }
 
 // Shutdown ends the services.
-func (n *Node) Shutdown() { n.services.Shutdown() }
+func (n *Node) Shutdown() {
+	n.mu.Lock()
+	n.ending = true
+	n.mu.Unlock()
+	n.event("stage", "shutdown", "", nil)
+	n.services.Shutdown()
+}
 
 // remark says what is not as it should be.
 func (n *Node) remark(subject, format string, args ...any) {
