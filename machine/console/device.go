@@ -30,7 +30,7 @@ const patience = 2 * time.Second
 type Device struct {
 	mu      sync.Mutex
 	tty     *os.File
-	kmsg    *os.File
+	kmsg    string
 	screen  int // file descriptor, below 0 if there is none
 	pending chan struct{}
 }
@@ -39,9 +39,8 @@ type Device struct {
 // screen's first virtual console. What cannot be opened is done without: lines
 // then reach the log at level notice.
 func OpenDevice(tty, kmsg, screen string) *Device {
-	d := &Device{screen: -1}
+	d := &Device{kmsg: kmsg, screen: -1}
 	d.tty, _ = os.OpenFile(tty, os.O_WRONLY|unix.O_NOCTTY, 0)
-	d.kmsg, _ = os.OpenFile(kmsg, os.O_WRONLY, 0)
 	if d.tty == nil || !virtual(d.tty) {
 		// Whoever holds its output up must not hold the console up.
 		if fd, err := unix.Open(screen, unix.O_WRONLY|unix.O_NOCTTY|unix.O_NONBLOCK|unix.O_CLOEXEC, 0); err == nil {
@@ -84,8 +83,10 @@ func (d *Device) Write(line []byte) (int, error) {
 			_, _ = unix.Klogctl(syslogConsoleOff, nil)
 			defer func() { _, _ = unix.Klogctl(syslogConsoleOn, nil) }()
 		}
-		if d.kmsg != nil {
-			_, _ = d.kmsg.WriteString(shorten(level + text))
+		// The kernel drops what comes too fast from one who has opened its log.
+		if log, err := os.OpenFile(d.kmsg, os.O_WRONLY, 0); err == nil {
+			_, _ = log.WriteString(shorten(level + text))
+			log.Close()
 		}
 		if d.tty != nil {
 			_, _ = d.tty.WriteString(text)

@@ -326,7 +326,7 @@ func (d *drawing) services(s *State) {
 				return
 			}
 		}
-		x = d.put(x, d.y-1, d.width, st, "● ")
+		x = d.put(x, d.y-1, d.width, st, "• ")
 		x = d.put(x, d.y-1, d.width, plain, text)
 		x = d.put(x, d.y-1, d.width, plain, "  ")
 	}
@@ -343,7 +343,7 @@ func (d *drawing) entries(log []Entry) {
 	d.put(1, d.y, d.width, label, " Log ")
 	const keys = " Alt-F1 console, Alt-F2 this screen "
 	if d.width >= len(keys)+12 {
-		d.put(d.width-len(keys)-1, d.y, d.width, rule, keys)
+		d.put(d.width-len(keys)-1, d.y, d.width, label, keys)
 	}
 	d.y++
 	d.log = d.y

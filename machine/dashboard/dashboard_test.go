@@ -98,7 +98,7 @@ func TestRender(t *testing.T) {
 
 // On every size there is a screen with nothing but visible characters of it.
 func TestSizes(t *testing.T) {
-	visible := regexp.MustCompile(`^[ -~¡-ÿ─●»\n]*$`)
+	visible := regexp.MustCompile(`^[ -~¡-ÿ─•»\n]*$`)
 	for _, s := range []*State{{}, ready(), waiting(), crowded()} {
 		for width := 0; width < 90; width += 1 + width/20 {
 			for height := range 30 {

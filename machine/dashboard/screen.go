@@ -24,7 +24,7 @@ const (
 
 // sgr is the parameters of each style, for the sixteen colours of Linux's console.
 func (s style) sgr() string {
-	return [...]string{plain: "0", label: "0;36", good: "0;1;32", warning: "0;1;33", bad: "0;1;31", bar: "0;1;37;44", rule: "0;34"}[s]
+	return [...]string{plain: "0", label: "0;36", good: "0;1;32", warning: "0;1;33", bad: "0;1;31", bar: "0;1;37;44", rule: "1;30"}[s]
 }
 
 // A cell is a character on a Screen.
@@ -91,7 +91,7 @@ func clean(text string) string {
 		case r == '\t' || r == '\n' || r == '\r':
 			r = ' '
 		case r >= ' ' && r < 0x7f || r > 0xa0 && r <= 0xff && r != 0xad:
-		case r == '─' || r == '●':
+		case r == '─' || r == '•':
 		case r == '…':
 			b.WriteString("..")
 			r = '.'

@@ -144,7 +144,6 @@ func (p *panel) note(l control.DmesgLine) bool {
 			e.Level = 3
 		}
 		if note, ok := strings.CutPrefix(e.Text, "note text="); ok {
-			e.Level = least
 			if plain, err := strconv.Unquote(note); err == nil {
 				e.Text = plain
 			}

@@ -15,6 +15,7 @@ import (
 	"context"
 	"fmt"
 	"log/slog"
+	"net/netip"
 	"path/filepath"
 	"sync"
 	"time"
@@ -68,6 +69,7 @@ type Node struct {
 	source   string         // of the configuration
 	network  *network.Network
 	status   network.Status
+	told     []netip.Addr // the console was told of
 	identity control.Identity
 	changed  chan struct{} // closed and replaced with every new identity
 	ready    bool
