@@ -92,7 +92,10 @@ func confine() error {
 	set, err := unix.PrctlRetInt(unix.PR_GET_NO_NEW_PRIVS, 0, 0, 0, 0)
 	if err == nil && set == 0 {
 		if err = unix.Prctl(unix.PR_SET_NO_NEW_PRIVS, 1, 0, 0, 0); err == nil {
-			err = unix.Exec("/proc/self/exe", os.Args, os.Environ())
+			var self string // the process is named after it
+			if self, err = os.Executable(); err == nil {
+				err = unix.Exec(self, os.Args, os.Environ())
+			}
 		}
 	}
 	if err != nil {

@@ -105,7 +105,7 @@ func (n *Node) reportNetwork(s network.Status) {
 
 // settling is how long addresses must have been the node's to be told of: one soon
 // follows another.
-const settling = 2 * time.Second
+const settling = 5 * time.Second
 
 // tellAddresses says which addresses the node has, if they are still the same.
 func (n *Node) tellAddresses(list []netip.Addr) {

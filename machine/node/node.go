@@ -17,6 +17,7 @@ import (
 	"log/slog"
 	"net/netip"
 	"path/filepath"
+	"runtime/debug"
 	"sync"
 	"time"
 
@@ -112,6 +113,7 @@ func (n *Node) Ready() {
 	n.ready = true
 	n.mu.Unlock()
 	n.event("stage", "ready", "", nil)
+	debug.FreeOSMemory() // the start took more than what follows
 }
 
 // Shutdown ends the services.
