@@ -92,16 +92,14 @@ func confine() error {
 	set, err := unix.PrctlRetInt(unix.PR_GET_NO_NEW_PRIVS, 0, 0, 0, 0)
 	if err == nil && set == 0 {
 		if err = unix.Prctl(unix.PR_SET_NO_NEW_PRIVS, 1, 0, 0, 0); err == nil {
-			var self string // the process is named after it
-			if self, err = os.Executable(); err == nil {
-				err = unix.Exec(self, os.Args, os.Environ())
-			}
+			err = unix.Exec("/proc/self/exe", os.Args, os.Environ())
 		}
 	}
 	if err != nil {
 		return fmt.Errorf("give up new privileges: %w", err)
 	}
 	runtime.UnlockOSThread()
+	_ = os.WriteFile("/proc/self/comm", []byte("apid"), 0) // it was exe from then on
 	// No core file, and nobody of the same user may look into this process: it
 	// holds the node's key.
 	if err := unix.Prctl(unix.PR_SET_DUMPABLE, 0, 0, 0, 0); err != nil {
