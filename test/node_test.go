@@ -26,7 +26,7 @@ type remote struct {
 }
 
 // freePort returns a port of the loopback address that nobody listens on.
-func freePort(t *testing.T) int {
+func freePort(t testing.TB) int {
 	t.Helper()
 	l, err := net.Listen("tcp", "127.0.0.1:0")
 	if err != nil {

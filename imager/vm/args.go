@@ -126,6 +126,9 @@ func (c Config) arguments(a arch, f files) []string {
 		id := fmt.Sprintf("extra%d", i)
 		args = append(args, "-drive", c.drive(id, "raw", name), "-device", "virtio-blk-pci,drive="+id)
 	}
+	if c.Screen {
+		args = append(args, "-device", "VGA")
+	}
 	if c.Kernel != "" {
 		args = append(args, "-kernel", c.Kernel)
 		if c.Initrd != "" {

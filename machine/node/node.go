@@ -15,7 +15,9 @@ import (
 	"context"
 	"fmt"
 	"log/slog"
+	"net/netip"
 	"path/filepath"
+	"runtime/debug"
 	"sync"
 	"time"
 
@@ -77,9 +79,11 @@ type Node struct {
 	source    string         // of the configuration
 	network   *network.Network
 	status    network.Status
+	told      []netip.Addr // the console was told of
 	identity  control.Identity
 	changed   chan struct{} // closed and replaced with every new identity
 	ready     bool
+	ending    bool
 	hostname  string
 	described network.Spec // by the platform
 
@@ -113,6 +117,7 @@ func Start(ctx context.Context, o Options) (*Node, error) {
 	if err != nil {
 		return nil, err
 	}
+	n.showDashboard(ctx, fingerprint.String())
 	go n.clock.run(ctx)
 	n.forgetUpgrade()
 	name, _ := o.Args.Get(platform.ArgPlatform)
@@ -131,10 +136,15 @@ func (n *Node) Ready() {
 	n.mu.Unlock()
 	close(n.up)
 	n.event("stage", "ready", "", nil)
+	debug.FreeOSMemory() // the start took more than what follows
 }
 
 // Shutdown ends the services.
 func (n *Node) Shutdown() {
+	n.mu.Lock()
+	n.ending = true
+	n.mu.Unlock()
+	n.event("stage", "shutdown", "", nil)
 	n.workloads.end()
 	n.services.Shutdown()
 }
