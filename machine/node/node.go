@@ -15,7 +15,9 @@ import (
 	"context"
 	"fmt"
 	"log/slog"
+	"maps"
 	"path/filepath"
+	"slices"
 	"sync"
 	"time"
 
@@ -40,16 +42,18 @@ type Options struct {
 	Runner  service.Runner
 	Power   func(power.Request)
 
-	Version  string // of the image
-	Release  string // of the kernel
-	Slot     string // "" if no boot loader said which
-	Disk     string // device with META and the slots, "" if there is none
-	StateDir string // where STATE is mounted, or memory
-	Image    string // file with the configuration that was built in
-	RunDir   string // what other programs may read
-	Modules  string // file with what became of the extensions' modules
-	Layers   string // file with the layers
-	Epoch    time.Time
+	Version  string    // of the image
+	Release  string    // of the kernel
+	Slot     string    // "" if no boot loader said which
+	Disk     string    // device with META and the slots, "" if there is none
+	StateDir string    // where STATE is mounted, or memory
+	Image    string    // file with the configuration that was built in
+	RunDir   string    // what other programs may read
+	Modules  string    // file with what became of the extensions' modules
+	Layers   string    // file with the layers
+	Epoch    time.Time // is certainly past; zero if nothing is known
+
+	Damaged map[string]string // what is wrong with partitions that are not mounted, by label
 }
 
 // A Node is one that runs.
@@ -68,24 +72,36 @@ type Node struct {
 	source   string         // of the configuration
 	network  *network.Network
 	status   network.Status
+	fault    string // why there is none, or not the right one
 	identity control.Identity
 	changed  chan struct{} // closed and replaced with every new identity
 	ready    bool
 
 	reconfigure sync.Mutex // one configuration at a time
 	clock       *clock
+
+	decided    chan struct{} // closed when there is a configuration, or it is not waited for any longer
+	stopAsking context.CancelFunc
 }
 
 // Start begins to run a node and returns when its API has been started, if the
 // image has one. ctx ends everything; Shutdown does so in order.
+//
+// The API does not wait for a configuration: with the one on STATE, which is read
+// at once, it knows its clients, and without one somebody may want to bring it.
 func Start(ctx context.Context, o Options) (*Node, error) {
 	n := &Node{
 		options: o, events: journal.New(maxEvents), state: store.Store{Dir: o.StateDir}, changed: make(chan struct{}),
+		decided:  make(chan struct{}),
 		services: service.New(ctx, o.Runner),
 	}
 	n.log = slog.New(slog.NewTextHandler(remarks{o.Console}, nil))
 	n.watchServices(ctx)
 	n.clock = newClock(n)
+	n.clock.atLeast(o.Epoch)
+	for _, label := range slices.Sorted(maps.Keys(o.Damaged)) { // the console has it
+		n.event("note", label, o.Damaged[label], nil)
+	}
 	if err := prepareGroups(groupRoot); err != nil {
 		n.remark("services", "%v", err)
 	}
@@ -97,9 +113,16 @@ func Start(ctx context.Context, o Options) (*Node, error) {
 		return nil, err
 	}
 	go n.clock.run(ctx)
-	n.configure(ctx)
+	go n.renew(ctx)
+	asking, stop := context.WithCancel(ctx)
+	n.stopAsking = stop
+	n.restore(asking)
 	n.announce(fingerprint)
-	return n, n.serve(ctx)
+	if err := n.serve(ctx); err != nil {
+		return nil, err
+	}
+	go n.configure(asking)
+	return n, nil
 }
 
 // Ready says that the start is over.
@@ -149,7 +172,7 @@ func (n *Node) serve(ctx context.Context) error {
 			n.remark("control", "%v", err)
 		}
 	}()
-	return n.startServices()
+	return n.startServices(func(name string) bool { return name == APIName })
 }
 
 // current returns the configuration, nil in maintenance mode, and its source.

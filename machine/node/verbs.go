@@ -5,10 +5,13 @@ package node
 import (
 	"context"
 	"encoding/json"
+	"errors"
 	"fmt"
 	"io"
+	"maps"
 	"os"
 	"runtime"
+	"slices"
 	"strings"
 	"time"
 
@@ -16,6 +19,7 @@ import (
 	"github.com/kilnhq/kiln/machine/console"
 	"github.com/kilnhq/kiln/machine/control"
 	"github.com/kilnhq/kiln/machine/control/kernellog"
+	"github.com/kilnhq/kiln/machine/disk"
 	"github.com/kilnhq/kiln/machine/layers"
 	"github.com/kilnhq/kiln/machine/meta"
 	"github.com/kilnhq/kiln/machine/platform"
@@ -39,7 +43,7 @@ func (n *Node) Version(context.Context) (control.Version, error) {
 // Health is a verb of control.Node.
 func (n *Node) Health(context.Context) (control.Health, error) {
 	n.mu.Lock()
-	ready, status, cfg := n.ready, n.status, n.config
+	ready, status, cfg, fault := n.ready, n.status, n.config, n.fault
 	n.mu.Unlock()
 	h := control.Health{Ready: ready, Stage: "start", Time: time.Now(), Uptime: uint64(console.SinceKernelStart() / time.Second)}
 	if ready {
@@ -49,9 +53,14 @@ func (n *Node) Health(context.Context) (control.Health, error) {
 		h.Checks = append(h.Checks, control.Check{Name: name, Passed: passed, Message: message})
 	}
 	if cfg == nil {
-		add("config", false, "the node has no configuration; give it one with 'kiln node config apply'")
-	} else {
-		add("config", true, "")
+		fault = strings.TrimPrefix(fault+"; ", "; ") + "the node has no configuration; give it one with 'kiln node config apply'"
+	}
+	add("config", fault == "", fault)
+	for _, label := range slices.Sorted(maps.Keys(n.options.Damaged)) {
+		add(label, false, n.options.Damaged[label])
+	}
+	if _, err := n.readMeta(); err != nil && !errors.Is(err, control.ErrState) {
+		add(disk.Meta, false, err.Error())
 	}
 	var faults []string
 	for _, f := range status.Faults {
