@@ -217,6 +217,7 @@ func (n *Node) adopt(c *config.Config, source string) {
 	if c.API != nil {
 		n.clock.atLeast(notBefore(c.API.Issuer))
 	}
+	n.loadModules(c) // sysctls may be theirs
 	n.setSysctls(c)
 	n.writeFiles(c)
 	if running != nil {

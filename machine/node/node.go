@@ -72,7 +72,8 @@ type Node struct {
 	source   string         // of the configuration
 	network  *network.Network
 	status   network.Status
-	fault    string // why there is none, or not the right one
+	fault    string   // why there is none, or not the right one
+	missing  []string // modules that it names, and why they are not loaded
 	identity control.Identity
 	changed  chan struct{} // closed and replaced with every new identity
 	ready    bool

@@ -75,7 +75,9 @@ func (n *Node) Health(context.Context) (control.Health, error) {
 		}
 	}
 	modules, err := n.Modules(context.Background())
-	var failed []string
+	n.mu.Lock()
+	failed := slices.Clone(n.missing)
+	n.mu.Unlock()
 	for _, m := range modules.Modules {
 		if m.State == "failed" {
 			failed = append(failed, m.Name+": "+m.Reason)
