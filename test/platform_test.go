@@ -13,6 +13,7 @@ import (
 	"os"
 	"path/filepath"
 	"regexp"
+	"slices"
 	"strings"
 	"sync"
 	"testing"
@@ -123,7 +124,7 @@ func configuredFrom(t *testing.T, ctx context.Context, m *vm.Machine, e enrolmen
 	if _, err := m.Wait(ctx, regexp.MustCompile(`(^|\] )kiln: stage=config \S+ from="?`+regexp.QuoteMeta(source)+`"? digest=`)); err != nil {
 		t.Fatal(err)
 	}
-	ready(t, ctx, m)
+	settled(t, ctx, m)
 	if out := e.admin.run(t, "version"); !strings.Contains(out, name) || !strings.Contains(out, "normal") {
 		t.Errorf("version: %s\nwant %s", out, name)
 	}
@@ -133,6 +134,24 @@ func configuredFrom(t *testing.T, ctx context.Context, m *vm.Machine, e enrolmen
 	if c := e.admin.check(t, "config"); !c.Passed || c.Message != "" {
 		t.Errorf("health of the configuration: %+v", c)
 	}
+}
+
+// settled waits until a node is up and knows its clients, whichever comes first.
+func settled(t *testing.T, ctx context.Context, m *vm.Machine) (up milestone) {
+	t.Helper()
+	for missing := []*regexp.Regexp{readyLine, mutualLine}; len(missing) > 0; {
+		line, err := m.Wait(ctx, missing...)
+		if err != nil {
+			t.Fatal(err)
+		}
+		if readyLine.MatchString(line) {
+			if up, _, err = parseMilestone(line); err != nil {
+				t.Fatal(err)
+			}
+		}
+		missing = slices.DeleteFunc(missing, func(re *regexp.Regexp) bool { return re.MatchString(line) })
+	}
+	return up
 }
 
 // A check is a part of a node's health.
@@ -301,10 +320,7 @@ func TestPlatformImageAndNone(t *testing.T) {
 	image := filepath.Join(t.TempDir(), "baked.raw")
 	run(t, oracle.Artifact(t, "KILN_BIN"), "build", "metal", "--base", oracle.Artifact(t, "KILN_BASE"), "--cache", t.TempDir(), "--config", e.file, "--output", image)
 	ctx, m := startWithin(t, 2*patience, vm.Config{Image: image, Firmware: vm.BIOS, Forward: map[int]int{port: 50000}})
-	if _, err := m.Wait(ctx, mutualLine); err != nil {
-		t.Fatal(err)
-	}
-	if up := ready(t, ctx, m); up.fields["config"] != "state" {
+	if up := settled(t, ctx, m); up.fields["config"] != "state" {
 		t.Errorf("ready with config=%s, want state", up.fields["config"])
 	}
 	if out := e.admin.run(t, "version"); !strings.Contains(out, "baked") {

@@ -48,7 +48,9 @@ func (n *Node) restore(ctx context.Context) {
 // need one.
 func (n *Node) configure(ctx context.Context) {
 	defer n.stopAsking()
-	if c, _ := n.current(); c == nil {
+	if c, _ := n.current(); c != nil {
+		n.carryOut()
+	} else {
 		asked := make(chan struct{})
 		go func() {
 			defer close(asked)
@@ -95,6 +97,7 @@ func (n *Node) awaitConfiguration(ctx context.Context) {
 		result, err := policy.Acquire(ctx, p.Sources)
 		if err == nil {
 			n.found(result)
+			n.carryOut()
 			return
 		}
 		if errors.Is(err, platform.ErrNone) {
@@ -201,7 +204,8 @@ func (n *Node) metaValue(k meta.Key) (string, bool, error) {
 	return string(v), ok, err
 }
 
-// adopt makes the node what c says. The caller holds reconfigure.
+// adopt makes c the configuration, and the API know its clients: all else, see
+// carryOut, may take long or fail. The caller holds reconfigure.
 func (n *Node) adopt(c *config.Config, source string) {
 	digest, err := config.Digest(c)
 	if err != nil {
@@ -210,24 +214,11 @@ func (n *Node) adopt(c *config.Config, source string) {
 	n.mu.Lock()
 	first := n.config == nil
 	n.config, n.source = c, source
-	running := n.network
 	n.mu.Unlock()
 	n.event("config", source, digest, nil)
 	n.options.Console.Stage("config", console.F("from", source), console.F("digest", digest))
 	if c.API != nil {
 		n.clock.atLeast(notBefore(c.API.Issuer))
-	}
-	n.loadModules(c) // sysctls may be theirs
-	n.setSysctls(c)
-	n.writeFiles(c)
-	if running != nil {
-		spec, err := network.FromConfig(c)
-		if err == nil {
-			err = running.Apply(context.Background(), spec)
-		}
-		if err != nil {
-			n.remark("network", "%v", err)
-		}
 	}
 	n.clock.servers()
 	if c.API == nil {
@@ -238,6 +229,28 @@ func (n *Node) adopt(c *config.Config, source string) {
 	}
 	if first {
 		n.options.Console.Stage("api", console.F("mode", "mutual TLS"), console.F("port", c.API.Port))
+	}
+}
+
+// carryOut makes the node what its configuration says. What it cannot is a remark.
+func (n *Node) carryOut() {
+	n.carrying.Lock()
+	defer n.carrying.Unlock()
+	n.mu.Lock()
+	c, running := n.config, n.network
+	n.mu.Unlock()
+	n.loadModules(c) // sysctls may be theirs
+	n.setSysctls(c)
+	n.writeFiles(c)
+	if running == nil {
+		return
+	}
+	spec, err := network.FromConfig(c)
+	if err == nil {
+		err = running.Apply(context.Background(), spec)
+	}
+	if err != nil {
+		n.remark("network", "%v", err)
 	}
 }
 
@@ -360,6 +373,7 @@ func (n *Node) ApplyConfig(_ context.Context, r control.ConfigChange) (control.C
 	n.stopAsking()
 	n.doubt(strings.Join(result.Warnings, "; "))
 	n.adopt(c, source)
+	n.carryOut()
 	result.Applied = true
 	return result, nil
 }

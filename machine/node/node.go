@@ -79,6 +79,7 @@ type Node struct {
 	ready    bool
 
 	reconfigure sync.Mutex // one configuration at a time
+	carrying    sync.Mutex // the same, while it is carried out
 	clock       *clock
 
 	decided    chan struct{} // closed when there is a configuration, or it is not waited for any longer
@@ -115,6 +116,7 @@ func Start(ctx context.Context, o Options) (*Node, error) {
 	}
 	go n.clock.run(ctx)
 	go n.renew(ctx)
+	go n.watchSpace(ctx)
 	asking, stop := context.WithCancel(ctx)
 	n.stopAsking = stop
 	n.restore(asking)

@@ -59,6 +59,11 @@ func (n *Node) Health(context.Context) (control.Health, error) {
 	for _, label := range slices.Sorted(maps.Keys(n.options.Damaged)) {
 		add(label, false, n.options.Damaged[label])
 	}
+	for label, dir := range n.volumes() {
+		if text := full(dir); text != "" {
+			add(label, false, text)
+		}
+	}
 	if _, err := n.readMeta(); err != nil && !errors.Is(err, control.ErrState) {
 		add(disk.Meta, false, err.Error())
 	}
