@@ -22,6 +22,7 @@ import (
 	"github.com/kilnhq/kiln/machine/disk"
 	"github.com/kilnhq/kiln/machine/layers"
 	"github.com/kilnhq/kiln/machine/meta"
+	"github.com/kilnhq/kiln/machine/network"
 	"github.com/kilnhq/kiln/machine/platform"
 	"github.com/kilnhq/kiln/machine/power"
 	"github.com/kilnhq/kiln/machine/reset"
@@ -70,6 +71,12 @@ func (n *Node) Health(context.Context) (control.Health, error) {
 	var faults []string
 	for _, f := range status.Faults {
 		faults = append(faults, f.Text)
+	}
+	for _, l := range status.Links {
+		addressed := slices.ContainsFunc(l.Addresses, func(a network.Address) bool { return a.Prefix.Addr().IsGlobalUnicast() })
+		if !status.Ready && len(status.Faults) == 0 && l.Managed && !addressed {
+			faults = append(faults, l.Name+": has no address yet")
+		}
 	}
 	add("network", status.Ready, strings.Join(faults, "; "))
 	clock := n.clock.syncer.Status()
@@ -224,6 +231,20 @@ func (n *Node) changeMeta(change func(meta.Values) error) error {
 	})
 }
 
+// newMeta begins META anew.
+func (n *Node) newMeta(values meta.Values) error {
+	f, size, err := n.disk(os.O_RDWR)
+	if err != nil {
+		return err
+	}
+	defer f.Close()
+	place, err := meta.Locate(f, size)
+	if err != nil {
+		return err
+	}
+	return meta.Write(meta.Section(f, place.Offset, place.Size), values)
+}
+
 // Rollback is a verb of control.Node.
 func (n *Node) Rollback(_ context.Context, r control.RollbackRequest) (control.RollbackResult, error) {
 	f, size, err := n.disk(os.O_RDWR)
@@ -263,6 +284,9 @@ func (n *Node) Reset(_ context.Context, r control.ResetRequest) error {
 		values[meta.ResetRequest] = []byte(strings.Join(parts, ","))
 		return nil
 	})
+	if errors.Is(err, meta.ErrDamaged) { // nothing in it can be read any more
+		err = n.newMeta(meta.Values{meta.ResetRequest: []byte(strings.Join(parts, ","))})
+	}
 	if err != nil {
 		return err
 	}
