@@ -18,6 +18,7 @@ import (
 	"fmt"
 	"io"
 	"os/exec"
+	"regexp"
 	"strings"
 )
 
@@ -76,13 +77,17 @@ func Repair(program, device string, run func(*exec.Cmd) error) (done []string, e
 	return lines, fmt.Errorf("%s %s: exit status %d: %w: %s", program, device, exit.ExitCode(), ErrDamaged, last(lines))
 }
 
-// repairs returns the lines of e2fsck's output that tell of a repair, without those
-// that say what is being looked at.
+// summary is how e2fsck ends for a file system that is sound.
+var summary = regexp.MustCompile(`: \d+/\d+ files \(.*\), \d+/\d+ blocks$`)
+
+// repairs returns the lines of e2fsck's output that tell of a repair, or why there
+// was none, without those that say what is being looked at, and its advice.
 func repairs(out string) []string {
+	out, _, _ = strings.Cut(out, "The superblock could not be read or does not describe a valid")
 	var lines []string
 	for line := range strings.Lines(out) {
 		line = strings.TrimSpace(line)
-		if line == "" || strings.HasPrefix(line, "Pass ") || strings.HasPrefix(line, "e2fsck ") {
+		if line == "" || strings.HasPrefix(line, "Pass ") || strings.HasPrefix(line, "e2fsck ") || summary.MatchString(line) {
 			continue
 		}
 		lines = append(lines, line)
@@ -94,7 +99,7 @@ func last(lines []string) string {
 	if len(lines) == 0 {
 		return "it does not say why"
 	}
-	return strings.Join(lines[max(0, len(lines)-2):], " ")
+	return lines[len(lines)-1]
 }
 
 // limited keeps the first bytes that are written to it.

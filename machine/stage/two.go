@@ -163,7 +163,7 @@ func two(s *start, begin func(Facts) (System, error)) error {
 	if err != nil {
 		return err
 	}
-	ephemeralOn, err := data.ephemeral(ephemeral)
+	ephemeralOn, err := data.ephemeral(ephemeral, state)
 	if err != nil {
 		return err
 	}

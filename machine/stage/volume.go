@@ -34,14 +34,16 @@ type volumes struct {
 	damaged  map[string]string // what is wrong, by the partition's label
 }
 
+const stateFlags = unix.MS_NOSUID | unix.MS_NODEV
+
 // state mounts STATE, or memory in its place: without a disk, and when STATE cannot
 // be read. It is never made anew here, for it has the node's identity.
 func (v *volumes) state(p disk.Partition) (on string, err error) {
 	s := v.start
 	s.begin("state")
-	memory := mount.FileSystem{Source: "tmpfs", Target: stateDir, Type: "tmpfs", Flags: unix.MS_NOSUID | unix.MS_NODEV, Data: "mode=0755"}
+	memory := mount.FileSystem{Source: "tmpfs", Target: stateDir, Type: "tmpfs", Flags: stateFlags, Data: "mode=0755"}
 	on = memory.Type
-	switch err := v.mount(p, stateDir, memory.Flags); {
+	switch err := v.mount(p, stateDir, stateFlags); {
 	case err == nil && v.disk != "":
 		on = p.Name
 	case err == nil:
@@ -60,7 +62,7 @@ func (v *volumes) state(p disk.Partition) (on string, err error) {
 
 // ephemeral mounts EPHEMERAL, or memory without a disk. If it cannot be used the
 // configuration on STATE says what becomes of it.
-func (v *volumes) ephemeral(p disk.Partition) (on string, err error) {
+func (v *volumes) ephemeral(p, state disk.Partition) (on string, err error) {
 	s := v.start
 	s.begin("ephemeral")
 	if v.disk == "" {
@@ -74,7 +76,7 @@ func (v *volumes) ephemeral(p disk.Partition) (on string, err error) {
 	err = v.mount(p, ephemeralDir, 0)
 	if err != nil && policy(store.Store{Dir: stateDir}) == config.DamagedRecreate {
 		s.console.Note(fmt.Sprintf("%s: %v; it is made anew, as the configuration says", disk.Ephemeral, err))
-		if _, err = erase("/dev/"+v.disk, reset.Parts{Ephemeral: true}, s.watchdog.Renew); err == nil {
+		if err = v.recreate(state); err == nil {
 			err = v.mount(p, ephemeralDir, 0)
 		}
 	}
@@ -86,6 +88,16 @@ func (v *volumes) ephemeral(p disk.Partition) (on string, err error) {
 	}
 	s.done(console.F("on", p.Name))
 	return p.Name, nil
+}
+
+// recreate makes EPHEMERAL anew. STATE is not mounted meanwhile: nobody else uses a
+// disk when something is erased on it.
+func (v *volumes) recreate(state disk.Partition) error {
+	if err := unix.Unmount(stateDir, 0); err != nil {
+		return fmt.Errorf("unmount %s: %w", stateDir, err)
+	}
+	_, err := erase("/dev/"+v.disk, reset.Parts{Ephemeral: true}, v.start.watchdog.Renew)
+	return errors.Join(err, v.mount(state, stateDir, stateFlags))
 }
 
 func (v *volumes) give(label, text string) {
