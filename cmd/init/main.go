@@ -11,10 +11,13 @@ import (
 	"os"
 	"path/filepath"
 
+	"golang.org/x/sys/unix"
+
 	"github.com/kilnhq/kiln/machine/mount"
 	"github.com/kilnhq/kiln/machine/node"
 	"github.com/kilnhq/kiln/machine/power"
 	"github.com/kilnhq/kiln/machine/stage"
+	"github.com/kilnhq/kiln/machine/timesync"
 )
 
 func main() {
@@ -43,10 +46,11 @@ func begin(f stage.Facts) (stage.System, error) {
 	o := node.Options{
 		Args: f.Args, Console: f.Console, Runner: f.Children, Power: f.Power,
 		Version: f.Version, Release: f.Release, Slot: f.Slot, Disk: f.Disk, StateDir: f.StateDir,
-		Image: f.Image, RunDir: f.RunDir, Modules: f.Modules, Layers: f.Layers, Load: f.Load,
+		Image: f.Image, RunDir: f.RunDir, Modules: f.Modules, Layers: f.Layers, Load: f.Load, Damaged: f.Damaged,
 	}
-	if self, err := os.Stat("/proc/self/exe"); err == nil {
-		o.Epoch = self.ModTime() // of the image: it is certainly past
+	var u unix.Utsname
+	if err := unix.Uname(&u); err == nil {
+		o.Epoch = timesync.Built(unix.ByteSliceToString(u.Version[:]))
 	}
 	return node.Start(context.Background(), o)
 }

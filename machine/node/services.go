@@ -55,10 +55,13 @@ func prepareGroups(root string) error {
 	return errors.Join(failed...)
 }
 
-// startServices starts the programs of the system that the image has.
-func (n *Node) startServices() error {
+// startServices starts those programs of the system that the image has.
+func (n *Node) startServices(which func(name string) bool) error {
 	var failed []error
 	for _, s := range n.programs() {
+		if !which(s.Name) {
+			continue
+		}
 		if _, err := os.Stat(s.Path); errors.Is(err, fs.ErrNotExist) {
 			continue
 		}
@@ -93,8 +96,20 @@ func answers(ctx context.Context, network, address string) error {
 	return c.Close()
 }
 
-// Await waits until the API's server answers, if the image has one.
+// Await waits until the API's server answers, if the image has one, and until there
+// is a configuration or it has taken too long.
 func (n *Node) Await(ctx context.Context) error {
+	if err := n.awaitAPI(ctx); err != nil {
+		return err
+	}
+	select {
+	case <-n.decided:
+	case <-ctx.Done():
+	}
+	return nil
+}
+
+func (n *Node) awaitAPI(ctx context.Context) error {
 	events := n.services.Events(ctx)
 	for {
 		state := service.Running // or not in the image
