@@ -265,6 +265,8 @@ func (f fact) wanted() string {
 	var words []string
 	for want := range strings.SplitSeq(f.want, "|") {
 		switch {
+		case want == "": // of an argument that needs none
+			continue
 		case want == unset:
 			want = absent
 		case want == set:

@@ -20,6 +20,7 @@ func commandLine() []rule {
 		{"nosmap", "the kernel would read data of processes by mistake", amd64},
 		{"nopti", "processes would map the kernel", amd64},
 		{"dis_ucode_ldr", "processors would keep their old microcode", amd64},
+		{"nousershstk", "programs would have no shadow stacks", amd64},
 		{"nospectre_v1", "a mitigation", ""},
 		{"nospectre_v2", "a mitigation", ""},
 		{"nospectre_bhb", "a mitigation", arm64},
@@ -32,6 +33,7 @@ func commandLine() []rule {
 		list = append(list, cmdline(a.name, unset, a.why).on(a.arch).by(parameters))
 	}
 	for _, a := range []struct{ name, want, arch string }{
+		{"ibt", "!off", amd64},
 		{"spectre_v2", "!off", amd64},
 		{"spectre_v2_user", "!off", amd64},
 		{"spectre_bhi", "!off", amd64},
@@ -71,7 +73,7 @@ func sysctls() []rule {
 		sysctl("kernel.sysrq", "0|176", "keys that sync, unmount and restart, no others"),
 		sysctl("user.max_user_namespaces", "0", "users are not root anywhere"),
 		sysctl("vm.unprivileged_userfaultfd", "0", "the kernel does not wait for processes in the middle of something"),
-		sysctl("vm.mmap_min_addr", ">=32768", "null pointers lead to nothing").by(parameters),
+		sysctl("vm.mmap_min_addr", ">=32768", "null pointers lead to nothing"),
 		sysctl("dev.tty.ldisc_autoload", "0", "no drivers that nobody needs"),
 		sysctl("dev.tty.legacy_tiocsti", "0", "no process types for another").from("6.2"),
 		sysctl("fs.protected_symlinks", "1", "links of others in /tmp are not followed"),
