@@ -61,9 +61,9 @@ type Result struct {
 type Report struct {
 	Arch          string   `json:"arch"`
 	Release       string   `json:"release"`
-	OK            int      `json:"ok"`
-	Failed        int      `json:"failed"`
-	NotApplicable int      `json:"not_applicable"`
+	OK            uint32   `json:"ok"`
+	Failed        uint32   `json:"failed"`
+	NotApplicable uint32   `json:"not_applicable"`
 	Results       []Result `json:"results"`
 }
 

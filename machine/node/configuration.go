@@ -160,7 +160,7 @@ func (n *Node) adopt(c *config.Config, source string) {
 	n.mu.Unlock()
 	n.event("config", source, digest, nil)
 	n.options.Console.Stage("config", console.F("from", source), console.F("digest", digest))
-	n.setSysctls(c)
+	n.setSysctls()
 	n.writeFiles(c)
 	if running != nil {
 		spec, err := network.FromConfig(c)
@@ -180,18 +180,6 @@ func (n *Node) adopt(c *config.Config, source string) {
 	}
 	if first {
 		n.options.Console.Stage("api", console.F("mode", "mutual TLS"), console.F("port", c.API.Port))
-	}
-}
-
-// setSysctls sets the kernel's parameters.
-func (n *Node) setSysctls(c *config.Config) {
-	if c.Kernel == nil {
-		return
-	}
-	for name, value := range c.Kernel.Sysctls {
-		if err := os.WriteFile(config.SysctlFile(name), []byte(string(value)+"\n"), 0); err != nil {
-			n.remark("sysctl", "%s=%s: %v", name, value, err)
-		}
 	}
 }
 

@@ -73,6 +73,7 @@ type Node struct {
 	ready    bool
 
 	reconfigure sync.Mutex // one configuration at a time
+	parameters  parameters // of the kernel
 	clock       *clock
 }
 
@@ -89,6 +90,8 @@ func Start(ctx context.Context, o Options) (*Node, error) {
 	if err := prepareGroups(groupRoot); err != nil {
 		n.remark("services", "%v", err)
 	}
+	n.useSeed()
+	n.setSysctls()
 	if err := n.startNetwork(); err != nil {
 		n.remark("network", "%v", err)
 	}
@@ -98,6 +101,7 @@ func Start(ctx context.Context, o Options) (*Node, error) {
 	}
 	go n.clock.run(ctx)
 	n.configure(ctx)
+	n.harden()
 	n.announce(fingerprint)
 	return n, n.serve(ctx)
 }
@@ -111,7 +115,10 @@ func (n *Node) Ready() {
 }
 
 // Shutdown ends the services.
-func (n *Node) Shutdown() { n.services.Shutdown() }
+func (n *Node) Shutdown() {
+	n.saveSeed(false)
+	n.services.Shutdown()
+}
 
 // remark says what is not as it should be.
 func (n *Node) remark(subject, format string, args ...any) {
