@@ -1,6 +1,7 @@
 package main
 
 import (
+	"cmp"
 	"encoding/json"
 	"fmt"
 	"os"
@@ -109,8 +110,11 @@ func (f *kernelCheckFlags) system(c *cobra.Command) (hardening.System, error) {
 			return s, fmt.Errorf("%s: %w", f.config, err)
 		}
 		s.Release = kconfig.Release(data)
-		if is := s.Config.Arch(); is == "" || f.arch != "" && f.arch != is {
-			return s, fmt.Errorf("%s: %w of a kernel for %s: want %s", f.config, kconfig.ErrFormat, or(is, "another architecture"), or(f.arch, "amd64 or arm64"))
+		switch is := s.Config.Arch(); {
+		case is == "":
+			return s, fmt.Errorf("%s: %w for a known architecture: want amd64 or arm64", f.config, kconfig.ErrFormat)
+		case f.arch != "" && f.arch != is:
+			return s, fmt.Errorf("%s: %w for %s: it is for %s", f.config, kconfig.ErrFormat, f.arch, is)
 		}
 	} else if err := f.ofBase(&s); err != nil {
 		return s, err
@@ -124,13 +128,6 @@ func (f *kernelCheckFlags) system(c *cobra.Command) (hardening.System, error) {
 		s.Args = f.kernelArgs
 	}
 	return s, nil
-}
-
-func or(s, other string) string {
-	if s == "" {
-		return other
-	}
-	return s
 }
 
 // ofBase takes the kernel of a base, with the command line of a profile and the
@@ -196,7 +193,7 @@ func (f *kernelCheckFlags) print(c *cobra.Command, r hardening.Report) error {
 	if err := w.Flush(); err != nil {
 		return err
 	}
-	_, err := fmt.Fprintf(c.OutOrStdout(), "Linux %s for %s: %d ok, %d fail, %d n/a\n", or(r.Release, "of an unknown version"), r.Arch, r.OK, r.Failed, r.NotApplicable)
+	_, err := fmt.Fprintf(c.OutOrStdout(), "Linux %s for %s: %d ok, %d fail, %d n/a\n", cmp.Or(r.Release, "of an unknown version"), r.Arch, r.OK, r.Failed, r.NotApplicable)
 	return err
 }
 

@@ -48,6 +48,8 @@ func TestArguments(t *testing.T) {
 			"-kernel vmlinuz -initrd init.cpio -append console=ttyS0 quiet"},
 		{"another processor", Config{Kernel: "vmlinuz", Firmware: BIOS, CPU: "max,-smap"},
 			strings.Replace(common, "-cpu max", "-cpu max,-smap", 1) + devices + "-kernel vmlinuz -append "},
+		{"a machine with a name", Config{Kernel: "vmlinuz", Firmware: BIOS, UUID: "00112233-4455-6677-8899-aabbccddeeff"}, common + devices +
+			"-uuid 00112233-4455-6677-8899-aabbccddeeff -kernel vmlinuz -append "},
 		{"more disks", Config{Kernel: "vmlinuz", Firmware: BIOS, Disks: []string{"x.raw", "y.raw"}, Snapshot: true}, common + devices +
 			"-drive if=none,id=extra0,format=raw,discard=unmap,file=x.raw,snapshot=on -device virtio-blk-pci,drive=extra0 " +
 			"-drive if=none,id=extra1,format=raw,discard=unmap,file=y.raw,snapshot=on -device virtio-blk-pci,drive=extra1 -kernel vmlinuz -append "},

@@ -19,9 +19,11 @@ func (n *Node) useSeed() {
 	if err != nil {
 		n.remark("random seed", "%v", err)
 	}
+	what := "not credited"
 	if credit {
-		n.event("seed", randomseed.Name, "credited", nil)
+		what = "credited"
 	}
+	n.event("seed", randomseed.Name, what, nil)
 	go n.saveSeed(true)
 }
 
