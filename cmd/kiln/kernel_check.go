@@ -154,7 +154,7 @@ func (f *kernelCheckFlags) ofBase(s *hardening.System) error {
 	}
 	s.Arch, s.Release, s.Args = b.Config.Arch, b.Config.Release, slices.Clone(p.Kernel.CommandLine())
 	values := map[string]string{}
-	for _, d := range sysctl.Defaults() {
+	for _, d := range sysctl.Defaults(s.Arch) {
 		values[d.Name] = d.Value
 	}
 	s.Sysctl = func(name string) (string, bool) {

@@ -121,8 +121,8 @@ func memory() []rule {
 		config("RANDOMIZE_KSTACK_OFFSET_DEFAULT", "y", "where the stack is differs with every system call").from("5.13").unless(argument("randomize_kstack_offset", yes)),
 		config("RANDOMIZE_BASE", "y", "the kernel's address is not known"),
 		config("RANDOMIZE_MEMORY", "y", "the addresses of its memory are not known").on(amd64),
-		config("DEFAULT_MMAP_MIN_ADDR", ">=65536", "null pointers lead to nothing").on(amd64),
-		config("DEFAULT_MMAP_MIN_ADDR", ">=32768", "null pointers lead to nothing").on(arm64),
+		config("DEFAULT_MMAP_MIN_ADDR", ">=65536", "null pointers lead to nothing").on(amd64).unless(parameter("vm.mmap_min_addr", ">=65536")),
+		config("DEFAULT_MMAP_MIN_ADDR", ">=32768", "null pointers lead to nothing").on(arm64).unless(parameter("vm.mmap_min_addr", ">=32768")),
 		config("COMPAT_BRK", unset, "would make the heap's address known"),
 		config("COMPAT_VDSO", unset, "would make the vDSO's address known").on(amd64),
 	}

@@ -36,7 +36,7 @@ func (n *Node) setSysctls() {
 			configured[strings.TrimPrefix(config.SysctlFile(name), sysctl.Directory+"/")] = string(value)
 		}
 	}
-	if err := sysctl.Apply(sysctl.Directory, sysctl.Defaults(), configured, n.parameters.final); err != nil {
+	if err := sysctl.Apply(sysctl.Directory, sysctl.Defaults(runtime.GOARCH), configured, n.parameters.final); err != nil {
 		n.remark("sysctl", "%v", err)
 	}
 }

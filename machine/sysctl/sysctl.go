@@ -27,8 +27,13 @@ type Setting struct {
 	Final bool
 }
 
-// Defaults returns what a node sets, if it is not configured otherwise.
-func Defaults() []Setting {
+// Defaults returns what a node of an architecture sets, if it is not configured
+// otherwise.
+func Defaults(arch string) []Setting {
+	lowest := "65536"
+	if arch == "arm64" {
+		lowest = "32768" // where programs for 32 bits may begin
+	}
 	return []Setting{
 		// Kernel Self-Protection Project, Recommended Settings.
 		{"dev.tty.ldisc_autoload", "0", false},
@@ -47,7 +52,7 @@ func Defaults() []Setting {
 		{"kernel.unprivileged_bpf_disabled", "1", true},
 		{"kernel.yama.ptrace_scope", "1", false}, // 3 would be for good, and end debuggers in containers
 		{"net.core.bpf_jit_harden", "2", false},
-		{"vm.mmap_min_addr", "65536", false},
+		{"vm.mmap_min_addr", lowest, false},
 		{"vm.unprivileged_userfaultfd", "0", false},
 
 		// What the kubelet sets, or wants to find with protectKernelDefaults.

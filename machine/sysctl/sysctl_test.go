@@ -84,7 +84,7 @@ func TestApplyLeavesWhatIsThere(t *testing.T) {
 
 func TestDefaults(t *testing.T) {
 	seen := map[string]bool{}
-	for _, s := range Defaults() {
+	for _, s := range Defaults("arm64") {
 		if seen[s.Name] || s.Value == "" || strings.ContainsAny(s.Name, "/ ") {
 			t.Errorf("%+v, twice or wrong", s)
 		}
