@@ -18,13 +18,18 @@ ARM64 := out/arm64
 DEBS := $(OUT)/debs
 KILN := bin/kiln
 PROGRAM := $(OUT)/kiln
+RECIPE := rootfs/recipe.yaml
 BASE := $(OUT)/base
+# Without containerd: half the size, so that the tests' many boots are quick.
+MINIMAL := $(OUT)/minimal
 BASE_GENERIC := $(OUT)/base-generic
 KIT := $(OUT)/kit
 EXTENSION := $(OUT)/wireguard
 KUBERNETES := $(OUT)/kubernetes
 IMAGE := $(OUT)/kiln-metal-$(ARCH).raw
 IMAGE_4K := $(OUT)/kiln-metal-4k-$(ARCH).raw
+TEST_IMAGE := $(OUT)/test/metal.raw
+TEST_IMAGE_4K := $(OUT)/test/metal-4k.raw
 
 export CGO_ENABLED := 0
 export GOTOOLCHAIN := local
@@ -75,19 +80,23 @@ generate: ## make the Go files of the node's API from its protobuf definitions
 
 GRUB := $(if $(filter amd64,$(ARCH)),$(addprefix $(OUT)/grub/,core.img eltorito.img))
 
-# $(call build_base,FLAVOUR,DIR)
+# $(call build_base,FLAVOUR,RECIPE,DIR)
 define build_base
-	@inputs=$$(sha256sum $(KILN) rootfs/recipe.yaml rootfs/etc/* $(OUT)/{userland,sysroot,iptables}.stamp $(GRUB) go.mod go.sum \
-		rootfs/userland/*/go.{mod,sum} $$(find cmd/init cmd/initramfs cmd/apid api internal machine -name '*.go' | sort) && ls $(DEBS) && echo $(1) $(ARCH)); \
-	if [[ -e $(2)/index.json && $$inputs == "$$(cat $(2).inputs 2>/dev/null)" ]]; then exit 0; fi; \
-	$(KILN) base build --recipe rootfs/recipe.yaml --kernel $(kernel_$(1)) --packages $(DEBS) --tree $(OUT) \
-		$(if $(GRUB),--grub-core $(word 1,$(GRUB)) --grub-cd $(word 2,$(GRUB))) --cache $(OUT)/cache --output $(2); \
-	echo "$$inputs" >$(2).inputs
+	@inputs=$$(sha256sum $(KILN) rootfs/*.yaml rootfs/etc/* $(OUT)/{userland,sysroot,iptables}.stamp $(GRUB) go.mod go.sum \
+		rootfs/userland/*/go.{mod,sum} $$(find cmd/init cmd/initramfs cmd/apid api internal machine -name '*.go' | sort) && ls $(DEBS) && echo $(1) $(2) $(ARCH)); \
+	if [[ -e $(3)/index.json && $$inputs == "$$(cat $(3).inputs 2>/dev/null)" ]]; then exit 0; fi; \
+	$(KILN) base build --recipe $(2) --kernel $(kernel_$(1)) --packages $(DEBS) --tree $(OUT) \
+		$(if $(GRUB),--grub-core $(word 1,$(GRUB)) --grub-cd $(word 2,$(GRUB))) --cache $(OUT)/cache --output $(3); \
+	echo "$$inputs" >$(3).inputs
 endef
 
 .PHONY: base
 base: build fetch userland grub ## build the base: kernel, root file system, boot loaders
-	$(call build_base,$(FLAVOUR),$(BASE))
+	$(call build_base,$(FLAVOUR),$(RECIPE),$(BASE))
+
+.PHONY: minimal
+minimal: build fetch userland grub ## build a base without containerd, with which the tests boot
+	$(call build_base,$(FLAVOUR),rootfs/minimal.yaml,$(MINIMAL))
 
 .PHONY: extension
 extension: base ## build the demonstration extension, with the module wireguard
@@ -137,15 +146,18 @@ installer: extension ## build out/kiln.installer.tar, an image for 'docker load'
 # --- Tests
 
 # What the tests take from the environment, see internal/oracle and test.
-test_env = KILN_REQUIRE_ORACLES=1 KILN_BIN=$(abspath $(KILN)) KILN_BASE=$(abspath $(BASE)) \
-	KILN_EXTENSION=$(abspath $(EXTENSION)) KILN_IMAGE=$(abspath $(IMAGE)) KILN_IMAGE_4K=$(abspath $(IMAGE_4K)) \
-	KILN_BASE_ARM64=$(abspath $(ARM64)/base) KILN_EXTENSION_ARM64=$(abspath $(ARM64)/wireguard) \
+test_env = KILN_REQUIRE_ORACLES=1 KILN_BIN=$(abspath $(KILN)) KILN_BASE=$(abspath $(MINIMAL)) KILN_BASE_CONTAINERS=$(abspath $(BASE)) \
+	KILN_EXTENSION=$(abspath $(EXTENSION)) KILN_IMAGE=$(abspath $(TEST_IMAGE)) KILN_IMAGE_4K=$(abspath $(TEST_IMAGE_4K)) \
+	KILN_BASE_ARM64=$(abspath $(ARM64)/minimal) KILN_EXTENSION_ARM64=$(abspath $(ARM64)/wireguard) \
 	KILN_BASE_GENERIC=$(abspath $(BASE_GENERIC)) KILN_TEST_DEBS=$(abspath $(DEBS)) KILN_TEST_XEN=$(abspath $(OUT)/xen) KILN_TEST_KERNELS=$(abspath $(OUT)/kernels/cloud):$(abspath $(OUT)/kernels/generic)
 
 .PHONY: fixtures
-fixtures: compose image-4k
+fixtures: extension minimal
 	@$(if $(filter-out amd64,$(ARCH)),$(error the tests run on amd64, and build what they need for others; leave ARCH out))
-	@$(MAKE) --no-print-directory ARCH=arm64 extension
+	@$(MAKE) --no-print-directory ARCH=arm64 RECIPE=rootfs/minimal.yaml BASE=$(ARM64)/minimal extension
+	@mkdir -p $(OUT)/test
+	@$(KILN) build metal --base $(MINIMAL) --extension $(EXTENSION) --cache $(OUT)/cache --output $(TEST_IMAGE) >/dev/null
+	@$(KILN) build metal-4k --base $(MINIMAL) --extension $(EXTENSION) --cache $(OUT)/cache --output $(TEST_IMAGE_4K) >/dev/null
 	@ARCH=$(ARCH) rootfs/userland/fetch.sh $(DEBS) generic
 	@rootfs/userland/fetch.sh $(OUT)/xen xen
 	@for f in cloud="$(kernel_cloud)" generic="$(kernel_generic)"; do \
@@ -153,7 +165,7 @@ fixtures: compose image-4k
 		if [[ $$(cat $$dir.unpacked 2>/dev/null) == "$$deb" ]]; then continue; fi; \
 		rm -rf $$dir && mkdir -p $$dir && dpkg-deb -x "$$deb" $$dir && echo "$$deb" >$$dir.unpacked; \
 	done
-	$(call build_base,generic,$(BASE_GENERIC))
+	$(call build_base,generic,rootfs/minimal.yaml,$(BASE_GENERIC))
 
 .PHONY: lint
 lint: deps ## check format and correctness of the source

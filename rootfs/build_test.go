@@ -372,9 +372,7 @@ func TestDefaultRecipe(t *testing.T) {
 	}
 	src.GoDir = write(t, filepath.Join(dir, "src"), map[string]string{"go.mod": "module example.org/x\n\ngo 1.24\n", "cmd/init/main.go": "package main\n\nfunc main() {}\n"})
 	for i, p := range r.Programs {
-		if p.Module != "" { // of other projects, from the network
-			r.Programs[i] = Program{Path: p.Path, Package: "./cmd/init"}
-		}
+		r.Programs[i] = Program{Path: p.Path, Package: "./cmd/init"}
 	}
 	write(t, filepath.Join(dir, "trees"), map[string]string{
 		"iptables/usr/bin/iptables": "iptables", "sysroot/usr/share/doc/libseccomp/copyright": "Package: libseccomp\n",

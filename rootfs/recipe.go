@@ -8,11 +8,13 @@
 package rootfs
 
 import (
+	"cmp"
 	"errors"
 	"fmt"
 	"io/fs"
 	"os"
 	"path"
+	"path/filepath"
 	"slices"
 	"strconv"
 	"strings"
@@ -36,6 +38,7 @@ const Version = "v1alpha1"
 type Recipe struct {
 	Version      string        `yaml:"version"` // "v1alpha1"
 	Name         string        `yaml:"name"`
+	Extends      string        `yaml:"extends"` // a file next to this one: a recipe of which this one is more
 	Directories  []Directory   `yaml:"directories"`
 	Symlinks     []Symlink     `yaml:"symlinks"`
 	Files        []File        `yaml:"files"`
@@ -218,8 +221,30 @@ func (m *Mode) UnmarshalText(text []byte) error {
 	return nil
 }
 
-// Load reads and checks the recipe in the file at path.
+// Load reads and checks the recipe in the file at path, and the one it extends.
 func Load(path string) (*Recipe, error) {
+	r, err := load(path)
+	if err != nil {
+		return nil, err
+	}
+	if r.Extends != "" {
+		under, err := load(filepath.Join(filepath.Dir(path), r.Extends))
+		if err != nil {
+			return nil, fmt.Errorf("%s: extends: %w", path, err)
+		}
+		if under.Extends != "" {
+			return nil, fmt.Errorf("%s: extends: %s extends %s itself; want a recipe that extends none", path, under.path, under.Extends)
+		}
+		r.extend(under)
+		c := &checker{file: path}
+		if r.validateAccounts(c); len(c.errs) > 0 {
+			return nil, errors.Join(c.errs...)
+		}
+	}
+	return r, nil
+}
+
+func load(path string) (*Recipe, error) {
 	data, err := os.ReadFile(path)
 	if err != nil {
 		return nil, err
@@ -227,6 +252,8 @@ func Load(path string) (*Recipe, error) {
 	return parse(path, data)
 }
 
+// parse reads a recipe and checks all that can be checked without the one it
+// extends.
 func parse(path string, data []byte) (*Recipe, error) {
 	r := &Recipe{path: path}
 	if err := strictyaml.Decode(path, data, r); err != nil {
@@ -236,6 +263,28 @@ func parse(path string, data []byte) (*Recipe, error) {
 		return nil, err
 	}
 	return r, nil
+}
+
+// extend puts what under has before what r has.
+func (r *Recipe) extend(under *Recipe) {
+	r.Directories = slices.Concat(under.Directories, r.Directories)
+	r.Symlinks = slices.Concat(under.Symlinks, r.Symlinks)
+	r.Files = slices.Concat(under.Files, r.Files)
+	r.Users = slices.Concat(under.Users, r.Users)
+	r.Groups = slices.Concat(under.Groups, r.Groups)
+	r.Programs = slices.Concat(under.Programs, r.Programs)
+	r.Packages = slices.Concat(under.Packages, r.Packages)
+	r.Trees = slices.Concat(under.Trees, r.Trees)
+	if r.Certificates == nil {
+		r.Certificates = under.Certificates
+	}
+	r.Modules.Include = slices.Concat(under.Modules.Include, r.Modules.Include)
+	r.Modules.Exclude = slices.Concat(under.Modules.Exclude, r.Modules.Exclude)
+	r.Firmware.Packages = slices.Concat(under.Firmware.Packages, r.Firmware.Packages)
+	r.Firmware.Include = slices.Concat(under.Firmware.Include, r.Firmware.Include)
+	r.Initramfs.Program = cmp.Or(r.Initramfs.Program, under.Initramfs.Program)
+	r.Initramfs.Modules = slices.Concat(under.Initramfs.Modules, r.Initramfs.Modules)
+	r.Limits.Squashfs = cmp.Or(r.Limits.Squashfs, under.Limits.Squashfs)
 }
 
 // A checker collects what is wrong with a recipe.
@@ -280,6 +329,9 @@ func (r *Recipe) validate() error {
 		c.fail("version: %q, want %q", r.Version, Version)
 	}
 	c.word("name", r.Name)
+	if r.Extends != "" {
+		c.word("extends", r.Extends)
+	}
 	for i, d := range r.Directories {
 		c.path(fmt.Sprintf("directories[%d].path", i), d.Path)
 	}
@@ -363,6 +415,8 @@ func (r *Recipe) validate() error {
 	if r.Limits.Squashfs < 0 {
 		c.fail("limits.squashfs: %d, want a number of bytes", r.Limits.Squashfs)
 	}
-	r.validateAccounts(c)
+	if r.Extends == "" {
+		r.validateAccounts(c)
+	}
 	return errors.Join(c.errs...)
 }

@@ -1,6 +1,7 @@
 package rootfs
 
 import (
+	"encoding/json"
 	"os"
 	"path"
 	"path/filepath"
@@ -38,6 +39,7 @@ func TestLoadErrors(t *testing.T) {
 		{ok + "programs: [{path: /a, package: ./x, module: ../x}]\n", `programs[0].module: "../x", want a relative path without ..`},
 		{ok + "programs: [{path: /a, package: ./x, sysroot: /x}]\n", `programs[0].sysroot: "/x", want a relative path without ..`},
 		{ok + "programs: [{path: /a, package: ./x, tags: [\"a,b\"]}]\n", `programs[0].tags[0]: "a,b", want a build constraint`},
+		{ok + "extends: ../other.yaml\n", `extends: "../other.yaml", want a name`},
 		{ok + "limits: {squashfs: -1}\n", `limits.squashfs: -1, want a number of bytes`},
 		{ok + "packages: [{name: musl}]\n", `packages[0]: musl: no files; want at least one`},
 		{ok + "packages: [{name: ../musl, files: [{from: /x}]}]\n", `packages[0].name: "../musl", want a name`},
@@ -51,6 +53,88 @@ func TestLoadErrors(t *testing.T) {
 		_, err := parse("r.yaml", []byte(tt.in))
 		if err == nil || !strings.Contains(err.Error(), tt.want) {
 			t.Errorf("%q:\n got %v\nwant %s", tt.in, err, tt.want)
+		}
+	}
+}
+
+// A recipe is more of the one it extends.
+func TestExtends(t *testing.T) {
+	dir := write(t, t.TempDir(), map[string]string{
+		"under.yaml": `
+version: v1alpha1
+name: under
+directories: [{path: /etc}]
+symlinks: [{path: /bin, target: usr/bin}]
+files: [{path: /etc/a, content: a}]
+users: [{name: daemon, uid: 2, gid: 2}]
+groups: [{name: daemon, gid: 2}]
+programs: [{path: /usr/bin/init, package: ./cmd/init}]
+packages: [{name: musl, files: [{from: /lib}]}]
+trees: [{source: userland}]
+certificates: {package: ca-certificates}
+modules: {include: [ext4], exclude: [xfs]}
+firmware: {packages: [a], include: [b]}
+initramfs: {program: ./cmd/initramfs, modules: [loop]}
+limits: {squashfs: 5}
+`,
+		"more.yaml": `
+version: v1alpha1
+name: more
+extends: under.yaml
+files: [{path: /etc/b, content: b}]
+groups: [{name: web, gid: 3, members: [daemon]}]
+programs: [{path: /usr/bin/web, package: ./cmd/web}]
+modules: {include: [nfs]}
+limits: {squashfs: 7}
+`,
+		"same.yaml":   "version: v1alpha1\nname: same\nextends: under.yaml\ngroups: [{name: wheel, gid: 2}]\n",
+		"third.yaml":  "version: v1alpha1\nname: third\nextends: more.yaml\n",
+		"absent.yaml": "version: v1alpha1\nname: absent\nextends: none.yaml\n",
+	})
+	r, err := Load(filepath.Join(dir, "more.yaml"))
+	if err != nil {
+		t.Fatal(err)
+	}
+	got, err := json.Marshal(r)
+	if err != nil {
+		t.Fatal(err)
+	}
+	whole, err := parse("whole.yaml", []byte(`
+version: v1alpha1
+name: more
+extends: under.yaml
+directories: [{path: /etc}]
+symlinks: [{path: /bin, target: usr/bin}]
+files: [{path: /etc/a, content: a}, {path: /etc/b, content: b}]
+users: [{name: daemon, uid: 2, gid: 2}]
+groups: [{name: daemon, gid: 2}, {name: web, gid: 3, members: [daemon]}]
+programs: [{path: /usr/bin/init, package: ./cmd/init}, {path: /usr/bin/web, package: ./cmd/web}]
+packages: [{name: musl, files: [{from: /lib}]}]
+trees: [{source: userland}]
+certificates: {package: ca-certificates}
+modules: {include: [ext4, nfs], exclude: [xfs]}
+firmware: {packages: [a], include: [b]}
+initramfs: {program: ./cmd/initramfs, modules: [loop]}
+limits: {squashfs: 7}
+`))
+	if err != nil {
+		t.Fatal(err)
+	}
+	want, err := json.Marshal(whole)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if string(got) != string(want) {
+		t.Errorf("got\n%s\nwant\n%s", got, want)
+	}
+	for name, want := range map[string]string{
+		"same.yaml":   "DIR/same.yaml: groups[1]: groups daemon and wheel both have gid 2",
+		"third.yaml":  "DIR/third.yaml: extends: DIR/more.yaml extends under.yaml itself; want a recipe that extends none",
+		"absent.yaml": "DIR/absent.yaml: extends: open DIR/none.yaml: no such file or directory",
+	} {
+		_, err := Load(filepath.Join(dir, name))
+		if err == nil || strings.ReplaceAll(err.Error(), dir, "DIR") != want {
+			t.Errorf("%s: got %v, want %s", name, err, want)
 		}
 	}
 }

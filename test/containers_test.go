@@ -70,7 +70,7 @@ func TestContainers(t *testing.T) {
 	if testing.Short() {
 		t.Skip("SKIPPED: boots a machine")
 	}
-	b, err := base.Open(oracle.Artifact(t, "KILN_BASE"), "amd64")
+	b, err := base.Open(oracle.Artifact(t, "KILN_BASE_CONTAINERS"), "amd64")
 	if err != nil {
 		t.Fatal(err)
 	}
