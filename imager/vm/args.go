@@ -115,6 +115,9 @@ func (c Config) arguments(a arch, f files) []string {
 			"-drive", "if=pflash,unit=0,format=raw,readonly=on,file="+escape(f.code),
 			"-drive", "if=pflash,unit=1,format=raw,file="+escape(f.vars))
 	}
+	if c.UUID != "" {
+		args = append(args, "-uuid", c.UUID)
+	}
 	if c.Image != "" {
 		d := a.disks[c.Bus]
 		if d.controller != "" {

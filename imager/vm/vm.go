@@ -87,6 +87,7 @@ type Config struct {
 
 	Memory int    // in MiB; 0 is 1024
 	Accel  string // accelerator as QEMU names it; "" is tcg
+	UUID   string // of the machine, as its firmware says; "" is none
 	CPU    string // processor as QEMU names it; "" is one with all that the accelerator has
 }
 

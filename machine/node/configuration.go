@@ -65,6 +65,7 @@ func (n *Node) configure(ctx context.Context, p *platform.Platform) {
 	if err := n.prepareKubernetes(); err != nil {
 		n.remark("kubelet", "%v", err)
 	}
+	n.harden()
 	close(n.decided)
 	if err := n.startServices(func(name string) bool { return name != APIName }); err != nil {
 		n.remark("services", "%v", err)
@@ -238,23 +239,11 @@ func (n *Node) carryOut() {
 	defer n.carrying.Unlock()
 	c, _ := n.current()
 	n.loadModules(c) // first: some bring kernel parameters
-	n.setSysctls(c)
+	n.setSysctls()
 	n.writeFiles(c)
 	n.applyNetwork()
 	n.wakeKubelet()
 	n.workloads.change()
-}
-
-// setSysctls sets the kernel's parameters.
-func (n *Node) setSysctls(c *config.Config) {
-	if c.Kernel == nil {
-		return
-	}
-	for name, value := range c.Kernel.Sysctls {
-		if err := os.WriteFile(config.SysctlFile(name), []byte(string(value)+"\n"), 0); err != nil {
-			n.remark("sysctl", "%s=%s: %v", name, value, err)
-		}
-	}
 }
 
 // writeFiles writes the files below /var.

@@ -94,6 +94,7 @@ type Node struct {
 	reconfigure sync.Mutex // one configuration at a time
 	carrying    sync.Mutex // the same, while it is carried out
 	slots       sync.Mutex // one change of the disk's slots at a time
+	parameters  parameters // of the kernel
 	clock       *clock
 	kubelet     *keeper
 	workloads   *workloads
@@ -126,6 +127,8 @@ func Start(ctx context.Context, o Options) (*Node, error) {
 		n.remark("services", "%v", err)
 	}
 	n.identifyMachine()
+	n.useSeed()
+	n.setSysctls()
 	if err := n.startNetwork(); err != nil {
 		n.remark("network", "%v", err)
 	}
@@ -170,6 +173,7 @@ func (n *Node) Shutdown() {
 	n.ending = true
 	n.mu.Unlock()
 	n.event("stage", "shutdown", "", nil)
+	n.saveSeed(false)
 	n.workloads.end()
 	n.services.Shutdown()
 }
