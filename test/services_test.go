@@ -216,9 +216,12 @@ func TestServices(t *testing.T) {
 	if out := admin.run(t, "ps"); !strings.Contains(out, "/greet web") {
 		t.Errorf("ps:\n%s", out)
 	}
-	isManaged(t, admin)
+	for _, args := range [][]string{{"memory"}, {"ps"}, {"services"}, {"containers"}} {
+		t.Logf("kiln node %s\n%s", args[0], admin.run(t, args...))
+	}
 
 	// What ends is started again.
+	before := admin.service(t, "waiter").Restarts // it may have started before its image was there
 	follow := admin.command("logs", "--follow", "--tail", "0", "waiter")
 	lines, err := follow.StdoutPipe()
 	if err == nil {
@@ -241,8 +244,8 @@ func TestServices(t *testing.T) {
 	if body := get(t, url+"/second"); body != "waiter\n" {
 		t.Errorf("the service answers %q", body)
 	}
-	if s := admin.await(t, "waiter", "running"); s.Restarts != 1 {
-		t.Errorf("%+v, want one restart", s)
+	if s := admin.await(t, "waiter", "running"); s.Restarts != before+1 {
+		t.Errorf("%+v, want %d restarts", s, before+1)
 	}
 
 	admin.run(t, "service", "stop", "waiter")
@@ -268,5 +271,7 @@ func TestServices(t *testing.T) {
 			t.Fatal("the service is still there, without a configuration")
 		}
 	}
+	isManaged(t, admin)
+	t.Logf("without containers\n%s%s", admin.run(t, "memory"), admin.run(t, "ps"))
 	shutdown(t, ctx, m)
 }
