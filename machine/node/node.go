@@ -149,7 +149,7 @@ func (n *Node) serve(ctx context.Context) error {
 			n.remark("control", "%v", err)
 		}
 	}()
-	return n.startServices()
+	return n.startServices(ctx)
 }
 
 // current returns the configuration, nil in maintenance mode, and its source.

@@ -55,9 +55,9 @@ func prepareGroups(root string) error {
 }
 
 // startServices starts the programs of the system that the image has.
-func (n *Node) startServices() error {
+func (n *Node) startServices(ctx context.Context) error {
 	var failed []error
-	for _, s := range n.programs() {
+	for _, s := range append(n.programs(), n.imageCacheService(ctx)...) {
 		if _, err := os.Stat(s.Path); errors.Is(err, fs.ErrNotExist) {
 			continue
 		}
