@@ -74,6 +74,7 @@ type Node struct {
 
 	reconfigure sync.Mutex // one configuration at a time
 	clock       *clock
+	trust       trust
 }
 
 // Start begins to run a node and returns when its API has been started, if the
