@@ -11,6 +11,7 @@ import (
 	"io/fs"
 	"os"
 	"path/filepath"
+	"slices"
 	"strings"
 	"time"
 
@@ -75,7 +76,12 @@ func (r *Runner) Run(ctx context.Context, c *static.Container, stdout, stderr io
 	if err := makeSources(c); err != nil {
 		return 0, err
 	}
-	spec, err := runtimeSpec(c, config, id)
+	variables, err := static.ReadEnv(c.EnvFile)
+	if err != nil {
+		return 0, err
+	}
+	config.Env = append(slices.Clip(config.Env), variables...)
+	spec, err := runtimeSpec(c, config, id, names(c))
 	if err != nil {
 		return 0, err
 	}
@@ -105,7 +111,7 @@ func (r *Runner) Run(ctx context.Context, c *static.Container, stdout, stderr io
 	if _, err := tasks.Start(ctx, &taskapi.StartRequest{ContainerID: c.Name}); err != nil {
 		return 0, fmt.Errorf("start: %w", err)
 	}
-	if err := os.WriteFile(r.path(c, started), nil, 0o600); err != nil {
+	if err := static.MarkStarted(r.Dir, c.Name); err != nil {
 		return 0, err
 	}
 	return r.follow(ctx, c, stopSignal(config))
@@ -113,15 +119,6 @@ func (r *Runner) Run(ctx context.Context, c *static.Container, stdout, stderr io
 
 // unpackLock is a file that is locked while an image is unpacked.
 const unpackLock = ".unpack"
-
-// started is a file that is there while the container runs.
-const started = "started"
-
-// Started returns an error if the container has not been started.
-func Started(dir, name string) error {
-	_, err := os.Stat(filepath.Join(dir, name, started))
-	return err
-}
 
 func (r *Runner) path(c *static.Container, name string) string {
 	return filepath.Join(r.Dir, c.Name, name)

@@ -5,6 +5,7 @@ package containers
 import (
 	"errors"
 	"fmt"
+	"os"
 	"slices"
 	"strings"
 
@@ -33,7 +34,8 @@ type identity struct {
 
 // runtimeSpec describes a container as the OCI runtime specification has it. The
 // image's configuration says what c does not; it is empty if there is no image.
-func runtimeSpec(c *static.Container, config ocispec.ImageConfig, id identity) (*specs.Spec, error) {
+// more is mounted besides what c says.
+func runtimeSpec(c *static.Container, config ocispec.ImageConfig, id identity, more []static.Mount) (*specs.Spec, error) {
 	args := command(c, config)
 	if len(args) == 0 {
 		return nil, errors.New("neither the image nor the configuration says what to run, want command")
@@ -55,7 +57,7 @@ func runtimeSpec(c *static.Container, config ocispec.ImageConfig, id identity) (
 			Capabilities: &specs.LinuxCapabilities{Bounding: caps, Effective: caps, Permitted: caps},
 			Rlimits:      []specs.POSIXRlimit{{Type: "RLIMIT_NOFILE", Hard: 1 << 20, Soft: 1 << 16}},
 		},
-		Mounts: mounts(c),
+		Mounts: mounts(c, more),
 		Linux: &specs.Linux{
 			CgroupsPath:       Group + "/" + c.Name,
 			Namespaces:        namespaces(c),
@@ -156,9 +158,10 @@ func resources(c *static.Container) *specs.LinuxResources {
 	return r
 }
 
-// mounts returns what every container has mounted, and what this one is to have.
+// mounts returns what every container has mounted, then more, and what this one is
+// to have.
 // A mount of its own takes the place of one at the same path.
-func mounts(c *static.Container) []specs.Mount {
+func mounts(c *static.Container, more []static.Mount) []specs.Mount {
 	access := "ro"
 	if c.Privileged || c.WritableSys {
 		access = "rw"
@@ -180,12 +183,7 @@ func mounts(c *static.Container) []specs.Mount {
 		list = slices.DeleteFunc(list, func(m specs.Mount) bool { return strings.HasPrefix(m.Destination, "/dev/") })
 		list[1] = specs.Mount{Destination: "/dev", Type: "bind", Source: "/dev", Options: []string{"rbind", "rslave", "nosuid", "noexec", "rw"}}
 	}
-	if c.Network != static.NetworkNone {
-		for _, file := range []struct{ name, source string }{{"/etc/resolv.conf", "/run/resolv.conf"}, {"/etc/hosts", "/run/kiln/etc/hosts"}} {
-			list = append(list, specs.Mount{Destination: file.name, Type: "bind", Source: file.source, Options: []string{"bind", "ro", "nosuid", "noexec", "nodev"}})
-		}
-	}
-	for _, m := range c.Mounts {
+	for _, m := range slices.Concat(more, c.Mounts) {
 		list = slices.DeleteFunc(list, func(other specs.Mount) bool { return other.Destination == m.Target })
 		list = append(list, specs.Mount{Destination: m.Target, Type: m.Type, Source: m.Source, Options: m.Options})
 	}
@@ -235,4 +233,16 @@ func maskedPaths() []string {
 
 func readonlyPaths() []string {
 	return []string{"/proc/bus", "/proc/fs", "/proc/irq", "/proc/sys", "/proc/sysrq-trigger"}
+}
+
+// names returns what a container that has a network needs to look up names: files
+// of the node, those that there are.
+func names(c *static.Container) []static.Mount {
+	var list []static.Mount
+	for _, f := range []struct{ target, source string }{{"/etc/resolv.conf", "/run/resolv.conf"}, {"/etc/hosts", "/run/kiln/etc/hosts"}} {
+		if _, err := os.Stat(f.source); err == nil && c.Network != static.NetworkNone {
+			list = append(list, static.Mount{Type: "bind", Source: f.source, Target: f.target, Options: []string{"bind", "ro", "nosuid", "noexec", "nodev"}})
+		}
+	}
+	return list
 }

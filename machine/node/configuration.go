@@ -173,6 +173,7 @@ func (n *Node) adopt(c *config.Config, source string) {
 		}
 	}
 	n.clock.servers()
+	n.workloads.change()
 	if c.API == nil {
 		return
 	}

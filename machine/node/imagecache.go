@@ -27,9 +27,6 @@ import (
 // done soon, and what needs images comes after it.
 const ImageCacheName = "imagecache"
 
-// containersProgram is the client of containerd.
-const containersProgram = "/usr/bin/containers"
-
 // Kernel arguments of ISO images.
 const (
 	argImageCache = "kiln.imagecache" // "medium": there is one
@@ -43,7 +40,7 @@ const mediumWait = 30 * time.Second
 // or the medium has one. A cache that cannot be used is a remark: the node then
 // does without.
 func (n *Node) imageCacheService(ctx context.Context) []service.Spec {
-	if _, err := os.Stat(containersProgram); err != nil {
+	if !n.hasContainerd() {
 		return nil
 	}
 	dir, err := n.findImageCache(ctx)
@@ -61,9 +58,18 @@ func (n *Node) imageCacheService(ctx context.Context) []service.Spec {
 		n.reportImageCache(events, report)
 	}()
 	return []service.Spec{{
-		Name: ImageCacheName, Path: containersProgram, Args: []string{"cache", dir, report}, Env: []string{"PATH=/usr/bin", "GOMEMLIMIT=32MiB"},
-		After: []string{"containerd"}, Restart: service.OnFailure,
+		Name: ImageCacheName, Path: clientProgram, Args: []string{"cache", dir, report}, Env: []string{"PATH=/usr/bin", "GOMEMLIMIT=32MiB"},
+		After: []string{ContainerdName}, Restart: service.OnFailure,
 	}}
+}
+
+// imageServices returns the services after which the images are there that the node
+// came with.
+func (n *Node) imageServices() []string {
+	if _, err := n.services.Log(ImageCacheName); err != nil {
+		return []string{ContainerdName}
+	}
+	return []string{ContainerdName, ImageCacheName}
 }
 
 // findImageCache mounts what has the image cache and returns its directory, or ""

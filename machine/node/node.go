@@ -75,6 +75,7 @@ type Node struct {
 	reconfigure sync.Mutex // one configuration at a time
 	clock       *clock
 	trust       trust
+	workloads   *workloads
 }
 
 // Start begins to run a node and returns when its API has been started, if the
@@ -87,6 +88,7 @@ func Start(ctx context.Context, o Options) (*Node, error) {
 	n.log = slog.New(slog.NewTextHandler(remarks{o.Console}, nil))
 	n.watchServices(ctx)
 	n.clock = newClock(n)
+	n.workloads = newWorkloads(n)
 	if err := prepareGroups(groupRoot); err != nil {
 		n.remark("services", "%v", err)
 	}
@@ -112,7 +114,10 @@ func (n *Node) Ready() {
 }
 
 // Shutdown ends the services.
-func (n *Node) Shutdown() { n.services.Shutdown() }
+func (n *Node) Shutdown() {
+	n.workloads.end()
+	n.services.Shutdown()
+}
 
 // remark says what is not as it should be.
 func (n *Node) remark(subject, format string, args ...any) {

@@ -57,7 +57,7 @@ func (n *Node) setRegistries(c *config.Config) {
 	if !restart {
 		return
 	}
-	if err := n.services.Restart("containerd"); err != nil && !errors.Is(err, service.ErrUnknown) { // not started yet
+	if err := n.services.Restart(ContainerdName); err != nil && !errors.Is(err, service.ErrUnknown) { // not started yet
 		n.remark("registries", "%v", err)
 	}
 }

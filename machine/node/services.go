@@ -25,9 +25,7 @@ const systemGroup = "system"
 
 // Programs that the image may have.
 const (
-	apiProgram        = "/usr/bin/apid"
-	containerdProgram = "/usr/bin/containerd"
-	containerdSocket  = "/run/containerd/containerd.sock"
+	apiProgram = "/usr/bin/apid"
 )
 
 // APIName is the service of the API's server.
@@ -57,13 +55,23 @@ func prepareGroups(root string) error {
 // startServices starts the programs of the system that the image has.
 func (n *Node) startServices(ctx context.Context) error {
 	var failed []error
-	for _, s := range append(n.programs(), n.imageCacheService(ctx)...) {
-		if _, err := os.Stat(s.Path); errors.Is(err, fs.ErrNotExist) {
-			continue
-		}
+	add := func(s service.Spec) {
 		s.Cgroup = filepath.Join(groupRoot, systemGroup, s.Name)
 		failed = append(failed, n.services.Add(s))
 	}
+	for _, s := range n.programs() {
+		if _, err := os.Stat(s.Path); errors.Is(err, fs.ErrNotExist) {
+			continue
+		}
+		if s.Name == ContainerdName && !n.hasEphemeral() {
+			continue
+		}
+		add(s)
+	}
+	for _, s := range n.imageCacheService(ctx) {
+		add(s)
+	}
+	n.workloads.begin()
 	return errors.Join(failed...)
 }
 
@@ -75,10 +83,7 @@ func (n *Node) programs() []service.Spec {
 			Env: []string{path, "GOMEMLIMIT=48MiB"}, UID: APIUser, GID: APIUser, OOM: -900,
 			Health: func(ctx context.Context) error { return answers(ctx, "tcp", "localhost:50000") },
 		},
-		{
-			Name: "containerd", Path: containerdProgram, Env: []string{path}, OOM: -999, KeepChildren: true,
-			Health: func(ctx context.Context) error { return answers(ctx, "unix", containerdSocket) },
-		},
+		n.containerd([]string{path}),
 	}
 }
 

@@ -6,6 +6,7 @@ package static
 import (
 	"bytes"
 	"encoding/json"
+	"errors"
 	"fmt"
 	"os"
 	"path/filepath"
@@ -43,7 +44,8 @@ type Container struct {
 	WorkingDir string   `json:"workingDir,omitempty"`
 	User       *uint32  `json:"user,omitempty"`
 	Group      *uint32  `json:"group,omitempty"`
-	Env        []string `json:"env,omitempty"` // KEY=VALUE, besides the image's
+	Env        []string `json:"env,omitempty"`     // KEY=VALUE, besides the image's
+	EnvFile    string   `json:"envFile,omitempty"` // with lines KEY=VALUE, which Env precedes
 
 	Mounts       []Mount `json:"mounts,omitempty"`
 	Network      string  `json:"network,omitempty"`
@@ -91,24 +93,20 @@ type Port struct {
 func File(dir, name string) string { return filepath.Join(dir, name+".json") }
 
 // Write writes the description of a container for those who may read everything.
-// It reports whether that is another one than what was there.
-func Write(dir string, c *Container) (changed bool, err error) {
+func Write(dir string, c *Container) error {
 	data, err := json.Marshal(c)
 	if err != nil {
-		return false, err
-	}
-	name := File(dir, c.Name)
-	if old, err := os.ReadFile(name); err == nil && bytes.Equal(old, data) {
-		return false, nil
+		return err
 	}
 	if err := os.MkdirAll(dir, 0o700); err != nil {
-		return false, err
+		return err
 	}
+	name := File(dir, c.Name)
 	temporary := name + ".new"
 	if err := os.WriteFile(temporary, data, 0o600); err != nil {
-		return false, err
+		return err
 	}
-	return true, os.Rename(temporary, name)
+	return os.Rename(temporary, name)
 }
 
 // Read reads the description of a container.
@@ -127,4 +125,21 @@ func Read(dir, name string) (*Container, error) {
 		return nil, fmt.Errorf("%s: is of container %q, want %q", File(dir, name), c.Name, name)
 	}
 	return c, nil
+}
+
+// started is a file that is there while the container runs.
+const started = "started"
+
+// MarkStarted says that a container has been started. What belongs to it while it
+// runs is in a directory of its name.
+func MarkStarted(dir, name string) error {
+	return os.WriteFile(filepath.Join(dir, name, started), nil, 0o600)
+}
+
+// Started returns an error if the container has not been started.
+func Started(dir, name string) error {
+	if _, err := os.Stat(filepath.Join(dir, name, started)); err != nil {
+		return errors.New("it has not been started yet")
+	}
+	return nil
 }
