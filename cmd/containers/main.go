@@ -7,9 +7,9 @@
 //	containers [-namespace NAME] images             control.ImageList
 //	containers [-namespace NAME] import DIR|FILE…   OCI image layouts, or archives
 //	containers [-namespace NAME] pull IMAGE…
+//	containers cache DIR REPORT                     the image cache, see machine/imagecache
 //	containers run NAME                             the static container of that name
 //	containers host NAME                            its program, without a container
-//	containers cache DIR REPORT                     the image cache, see machine/imagecache
 package main
 
 import (
@@ -60,6 +60,9 @@ func run(ctx context.Context, args []string) (status int, err error) {
 	if verb == "host" && len(args) == 1 {
 		return 0, become(*dir, args[0])
 	}
+	if verb == "cache" {
+		return 0, importCache(ctx, *socket, args)
+	}
 	c, err := containers.Connect(*socket, *namespace)
 	if err != nil {
 		return 0, err
@@ -68,7 +71,7 @@ func run(ctx context.Context, args []string) (status int, err error) {
 	if verb == "run" && len(args) == 1 {
 		return runStatic(ctx, c, *dir, args[0])
 	}
-	return 0, ask(ctx, c, *socket, verb, args)
+	return 0, ask(ctx, c, verb, args)
 }
 
 // runStatic runs a static container.
@@ -100,7 +103,7 @@ func become(dir, name string) error {
 	return fmt.Errorf("%s: %w", k.Command[0], err)
 }
 
-func ask(ctx context.Context, c *containers.Client, socket, verb string, args []string) error {
+func ask(ctx context.Context, c *containers.Client, verb string, args []string) error {
 	switch verb {
 	case "list":
 		ctx, cancel := context.WithTimeout(ctx, patience)
@@ -114,8 +117,6 @@ func ask(ctx context.Context, c *containers.Client, socket, verb string, args []
 		return print(control.ImageList{Images: list}, err)
 	case "import":
 		return each(args, func(name string) error { return load(ctx, c, name) })
-	case "cache":
-		return importCache(ctx, socket, args)
 	case "pull":
 		return each(args, func(name string) error { return c.Pull(ctx, name) })
 	}

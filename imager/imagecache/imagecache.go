@@ -29,11 +29,11 @@ import (
 	"slices"
 	"strings"
 
-	"github.com/google/go-containerregistry/pkg/name"
 	v1 "github.com/google/go-containerregistry/pkg/v1"
 	"github.com/google/go-containerregistry/pkg/v1/types"
 
 	"github.com/kilnhq/kiln/imager/extent"
+	"github.com/kilnhq/kiln/internal/imagename"
 	"github.com/kilnhq/kiln/rootfs/tree"
 )
 
@@ -199,25 +199,9 @@ func nameOf(s Source, d v1.Descriptor) (string, error) {
 	if !strings.ContainsAny(said, ":/@") && s.Name == "" { // a tag by itself
 		return "", fmt.Errorf("%w: %s has only the tag %q; give it as NAME:%s=%s", ErrName, d.Digest, said, said, s.Path)
 	}
-	whole, err := Normalize(said)
+	whole, err := imagename.Whole(said)
 	if err != nil {
 		return "", fmt.Errorf("%w: %s: %w", ErrName, d.Digest, err)
-	}
-	return whole, nil
-}
-
-// Normalize returns the name of an image with registry and tag, as containerd and
-// Kubernetes have it: nginx is docker.io/library/nginx:latest. Names with a digest
-// keep it, without a tag.
-func Normalize(image string) (string, error) {
-	ref, err := name.ParseReference(image)
-	if err != nil {
-		return "", err
-	}
-	// The library's name of the default registry is not the one others have.
-	whole, ours := strings.CutPrefix(ref.Name(), "index.")
-	if !ours || ref.Context().RegistryStr() != name.DefaultRegistry {
-		whole = ref.Name()
 	}
 	return whole, nil
 }

@@ -35,11 +35,11 @@ import (
 	"github.com/kilnhq/kiln/rootfs/tree"
 )
 
-// daemon runs the base's containerd, and returns its socket.
-func daemon(t *testing.T) string {
+// program returns the base's containerd, and a directory for it with a short name, as
+// sockets have.
+func program(t *testing.T) (path, dir string) {
 	t.Helper()
-	oracle.Root(t)
-	b, err := base.Open(oracle.Artifact(t, "KILN_BASE"), "amd64")
+	b, err := base.Open(oracle.Artifact(t, "KILN_BASE_CONTAINERS"), "amd64")
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -53,11 +53,9 @@ func daemon(t *testing.T) string {
 	}
 	ino := root.Lookup("usr/bin/containerd")
 	if ino == nil {
-		t.Skip("SKIPPED: the base has no containerd")
+		t.Fatal("the base has no containerd")
 	}
-	// Sockets have short names.
-	dir, err := os.MkdirTemp("", "cd")
-	if err != nil {
+	if dir, err = os.MkdirTemp("", "cd"); err != nil {
 		t.Fatal(err)
 	}
 	t.Cleanup(func() { os.RemoveAll(dir) })
@@ -65,6 +63,18 @@ func daemon(t *testing.T) string {
 	if err != nil {
 		t.Fatal(err)
 	}
+	path = filepath.Join(dir, "containerd")
+	if err := os.WriteFile(path, data, 0o755); err != nil {
+		t.Fatal(err)
+	}
+	return path, dir
+}
+
+// daemon runs the base's containerd, and returns its socket.
+func daemon(t *testing.T) string {
+	t.Helper()
+	oracle.Root(t)
+	path, dir := program(t)
 	config := fmt.Sprintf(`version = 3
 root = '%[1]s/root'
 state = '%[1]s/state'
@@ -74,14 +84,14 @@ disabled_plugins = ['io.containerd.grpc.v1.cri', 'io.containerd.internal.v1.opt'
 [ttrpc]
   address = '%[1]s/ttrpc'
 `, dir)
-	if err := errors.Join(os.WriteFile(filepath.Join(dir, "containerd"), data, 0o755), os.WriteFile(filepath.Join(dir, "config.toml"), []byte(config), 0o600)); err != nil {
+	if err := os.WriteFile(filepath.Join(dir, "config.toml"), []byte(config), 0o600); err != nil {
 		t.Fatal(err)
 	}
 	log, err := os.Create(filepath.Join(dir, "log"))
 	if err != nil {
 		t.Fatal(err)
 	}
-	cmd := exec.Command(filepath.Join(dir, "containerd"), "--config", filepath.Join(dir, "config.toml"))
+	cmd := exec.Command(path, "--config", filepath.Join(dir, "config.toml"))
 	cmd.Stdout, cmd.Stderr = log, log
 	if err := cmd.Start(); err != nil {
 		t.Fatal(err)

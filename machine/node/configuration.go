@@ -45,7 +45,7 @@ func (n *Node) restore(ctx context.Context) {
 
 // configure asks all sources, unless there is a configuration, and starts what may
 // need one.
-func (n *Node) configure(ctx context.Context, p *platform.Platform) {
+func (n *Node) configure(ctx, asking context.Context, p *platform.Platform) {
 	defer n.stopAsking()
 	if c, _ := n.current(); c != nil {
 		n.carryOut()
@@ -53,7 +53,7 @@ func (n *Node) configure(ctx context.Context, p *platform.Platform) {
 		asked := make(chan struct{})
 		go func() {
 			defer close(asked)
-			n.awaitConfiguration(ctx, p)
+			n.awaitConfiguration(asking, p)
 		}()
 		select {
 		case <-asked:
@@ -67,7 +67,7 @@ func (n *Node) configure(ctx context.Context, p *platform.Platform) {
 	}
 	n.harden()
 	close(n.decided)
-	if err := n.startServices(func(name string) bool { return name != APIName }); err != nil {
+	if err := n.startServices(ctx); err != nil {
 		n.remark("services", "%v", err)
 	}
 }
@@ -241,6 +241,7 @@ func (n *Node) carryOut() {
 	n.loadModules(c) // first: some bring kernel parameters
 	n.setSysctls()
 	n.writeFiles(c)
+	n.setRegistries(c)
 	n.applyNetwork()
 	n.wakeKubelet()
 	n.workloads.change()

@@ -97,6 +97,7 @@ type Node struct {
 	parameters  parameters // of the kernel
 	clock       *clock
 	kubelet     *keeper
+	trust       trust
 	workloads   *workloads
 
 	decided    chan struct{} // closed when there is a configuration, or it is not waited for any longer
@@ -152,7 +153,7 @@ func Start(ctx context.Context, o Options) (*Node, error) {
 	}
 	go n.askPlatform(ctx, p)
 	go n.reportReady(ctx, p, platform.DefaultPolicy(), retry)
-	go n.configure(asking, p)
+	go n.configure(ctx, asking, p)
 	go n.kubelet.run(ctx)
 	return n, nil
 }
@@ -214,7 +215,7 @@ func (n *Node) serve(ctx context.Context) error {
 			n.remark("control", "%v", err)
 		}
 	}()
-	return n.startServices(func(name string) bool { return name == APIName })
+	return n.startAPI()
 }
 
 // current returns the configuration, nil in maintenance mode, and its source.

@@ -8,8 +8,7 @@ import (
 	"slices"
 	"time"
 
-	"github.com/google/go-containerregistry/pkg/name"
-
+	"github.com/kilnhq/kiln/internal/imagename"
 	"github.com/kilnhq/kiln/machine/config"
 	"github.com/kilnhq/kiln/machine/containers/static"
 	"github.com/kilnhq/kiln/machine/extservice"
@@ -127,19 +126,11 @@ func Configured(s *config.Service) Workload {
 // canonical returns the whole name of an image, as containerd wants it and gives it
 // to those that it brings in: nginx is docker.io/library/nginx:latest.
 func canonical(image string) string {
-	ref, err := name.ParseReference(image)
+	whole, err := imagename.Whole(image)
 	if err != nil { // config.Parse refuses it
 		return image
 	}
-	registry := ref.Context().RegistryStr()
-	if registry == name.DefaultRegistry {
-		registry = "docker.io"
-	}
-	separator := ":"
-	if _, ok := ref.(name.Digest); ok {
-		separator = "@"
-	}
-	return registry + "/" + ref.Context().RepositoryStr() + separator + ref.Identifier()
+	return whole
 }
 
 // Extension returns the workload that a file of an extension describes. As Talos
