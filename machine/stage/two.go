@@ -109,7 +109,7 @@ func two(s *start, begin func(Facts) (System, error)) error {
 	if err != nil {
 		return err
 	}
-	links := devices.keepLinks()
+	links := devices.keepLinks(modules.Directory("/", list.Release))
 	if err := devices.coldplug(); err != nil {
 		return err
 	}
