@@ -39,8 +39,8 @@ import (
 	"github.com/kilnhq/kiln/machine/uevent"
 )
 
-// readers is how many devices are read at a time.
-const readers = 16
+// readers is how many devices are read at a time, each into less than 400 KiB.
+const readers = 8
 
 // A Keeper keeps the links of a machine as its devices come, change and go. Its methods
 // may be called at any time, and do not wait for devices: one that does not answer has no
@@ -262,8 +262,14 @@ func (k *Keeper) Settle(limit time.Duration) bool {
 	return k.busy == 0
 }
 
-// identifyCommand is HDIO_GET_IDENTITY of linux/hdreg.h.
-const identifyCommand = 0x030d
+// HDIO_GET_IDENTITY of linux/hdreg.h; CDROM_DRIVE_STATUS of linux/cdrom.h with CDSL_CURRENT
+// and one of its answers, CDS_DISC_OK.
+const (
+	identifyCommand = 0x030d
+	statusCommand   = 0x5326
+	currentSlot     = 1<<31 - 1
+	mediumIsThere   = 4
+)
 
 // nodeName returns the name of a node in /dev; the kernel's own has no slashes.
 func nodeName(kernel string) string { return strings.ReplaceAll(kernel, "!", "/") }
@@ -278,6 +284,13 @@ func (k *Keeper) open(name string) (*medium, func(), error) {
 	if err != nil {
 		f.Close()
 		return nil, nil, err
+	}
+	if strings.HasPrefix(name, "sr") {
+		// Without a medium a drive has the size of the last one.
+		status, _, errno := unix.Syscall(unix.SYS_IOCTL, f.Fd(), statusCommand, currentSlot)
+		if errno != 0 || status != mediumIsThere {
+			size = 0
+		}
 	}
 	ask := func() []byte {
 		var data [identifySize]byte

@@ -4,6 +4,7 @@ package stage
 
 import (
 	"context"
+	"path/filepath"
 	"time"
 
 	"github.com/kilnhq/kiln/machine/devlinks"
@@ -21,11 +22,15 @@ type nodes interface {
 // answer gets them whenever it does.
 const linked = 5 * time.Second
 
-// keepLinks keeps the links in /dev/disk, and the groups and modes of device nodes.
-func (d *devices) keepLinks() *devlinks.Keeper {
+// keepLinks keeps the links in /dev/disk, and the groups and modes of device nodes; those
+// whose drivers wait to be needed are made, as the kernel's modules directory says.
+func (d *devices) keepLinks(modules string) *devlinks.Keeper {
 	k := devlinks.New("/sys", "/dev")
 	k.Fault = func(err error) { log("%v", err) }
 	if err := k.Watch(context.Background()); err != nil {
+		log("%v", err)
+	}
+	if err := k.MakeStatic(filepath.Join(modules, "modules.devname")); err != nil {
 		log("%v", err)
 	}
 	d.nodes = k

@@ -111,7 +111,7 @@ func two(s *start, begin func(Facts) (System, error)) error {
 	if err != nil {
 		return err
 	}
-	links := devices.keepLinks()
+	links := devices.keepLinks(modules.Directory("/", list.Release))
 	if err := devices.coldplug(); err != nil {
 		return err
 	}
