@@ -7,6 +7,7 @@
 //	containers [-namespace NAME] images             control.ImageList
 //	containers [-namespace NAME] import DIR|FILE…   OCI image layouts, or archives
 //	containers [-namespace NAME] pull IMAGE…
+//	containers cache DIR REPORT                     the image cache, see machine/imagecache
 //	containers run NAME                             the static container of that name
 //	containers host NAME                            its program, without a container
 package main
@@ -24,6 +25,7 @@ import (
 
 	"golang.org/x/sys/unix"
 
+	"github.com/kilnhq/kiln/internal/imagename"
 	"github.com/kilnhq/kiln/machine/containers"
 	"github.com/kilnhq/kiln/machine/containers/static"
 	"github.com/kilnhq/kiln/machine/control"
@@ -59,6 +61,9 @@ func run(ctx context.Context, args []string) (status int, err error) {
 	if verb == "host" && len(args) == 1 {
 		return 0, become(*dir, args[0])
 	}
+	if verb == "cache" {
+		return 0, importCache(ctx, *socket, args)
+	}
 	c, err := containers.Connect(*socket, *namespace)
 	if err != nil {
 		return 0, err
@@ -75,6 +80,11 @@ func runStatic(ctx context.Context, c *containers.Client, dir, name string) (int
 	k, err := static.Read(dir, name)
 	if err != nil {
 		return 0, err
+	}
+	if k.Image != "" {
+		if k.Image, err = imagename.Whole(k.Image); err != nil {
+			return 0, fmt.Errorf("image: %w", err)
+		}
 	}
 	r := containers.Runner{Client: c, Dir: dir, Network: containers.Local(), Log: func(text string) {
 		fmt.Fprintf(os.Stderr, "kiln: %s\n", text)

@@ -19,10 +19,9 @@ import (
 	"google.golang.org/grpc"
 	"google.golang.org/protobuf/proto"
 	"google.golang.org/protobuf/types/known/anypb"
-)
 
-// HostsDir is where it is said how registries are reached.
-const HostsDir = "/etc/containerd/certs.d"
+	"github.com/kilnhq/kiln/machine/registry"
+)
 
 // wrap packs a message as containerd does: its type without a URL's host.
 func wrap(m proto.Message) (*anypb.Any, error) {
@@ -61,10 +60,7 @@ func (c *Client) move(ctx context.Context, from, to proto.Message) error {
 
 // Pull brings in the image with a name, which says where it is.
 func (c *Client) Pull(ctx context.Context, name string) error {
-	err := c.move(ctx, &transfertypes.OCIRegistry{
-		Reference: name, Resolver: &transfertypes.RegistryResolver{HostDir: HostsDir},
-	}, store(name))
-	if err != nil {
+	if err := c.pull(ctx, name, registry.HostsDir, registry.ClientFile); err != nil {
 		return fmt.Errorf("pull %s: %w", name, err)
 	}
 	return nil

@@ -20,7 +20,9 @@ import (
 
 	containerapi "github.com/containerd/containerd/api/services/containers/v1"
 	contentapi "github.com/containerd/containerd/api/services/content/v1"
+	diffapi "github.com/containerd/containerd/api/services/diff/v1"
 	imageapi "github.com/containerd/containerd/api/services/images/v1"
+	leaseapi "github.com/containerd/containerd/api/services/leases/v1"
 	snapshotapi "github.com/containerd/containerd/api/services/snapshots/v1"
 	streamapi "github.com/containerd/containerd/api/services/streaming/v1"
 	taskapi "github.com/containerd/containerd/api/services/tasks/v1"
@@ -45,6 +47,7 @@ const (
 // Errors that callers branch on.
 var (
 	ErrNotFound    = errors.New("not found")
+	ErrExists      = errors.New("exists already")
 	ErrUnreachable = errors.New("containerd does not answer")
 )
 
@@ -63,7 +66,9 @@ type Client struct {
 	conn       *grpc.ClientConn
 	containers containerapi.ContainersClient
 	content    contentapi.ContentClient
+	diffs      diffapi.DiffClient
 	images     imageapi.ImagesClient
+	leases     leaseapi.LeasesClient
 	snapshots  snapshotapi.SnapshotsClient
 	streams    streamapi.StreamingClient
 	tasks      taskapi.TasksClient
@@ -94,6 +99,8 @@ func Connect(socket, namespace string) (*Client, error) {
 	c.conn = conn
 	c.containers = containerapi.NewContainersClient(conn)
 	c.content = contentapi.NewContentClient(conn)
+	c.diffs = diffapi.NewDiffClient(conn)
+	c.leases = leaseapi.NewLeasesClient(conn)
 	c.images = imageapi.NewImagesClient(conn)
 	c.snapshots = snapshotapi.NewSnapshotsClient(conn)
 	c.streams = streamapi.NewStreamingClient(conn)
@@ -129,6 +136,8 @@ func meaning(err error) error {
 	switch s.Code() {
 	case codes.NotFound:
 		return fmt.Errorf("%w: %s", ErrNotFound, s.Message())
+	case codes.AlreadyExists:
+		return fmt.Errorf("%w: %s", ErrExists, s.Message())
 	case codes.Unavailable:
 		return fmt.Errorf("%w: %s", ErrUnreachable, s.Message())
 	case codes.DeadlineExceeded:

@@ -139,12 +139,7 @@ func (c *Client) image(ctx context.Context, name string) (*image, error) {
 	}
 	i := &image{config: config.Config}
 	for _, layer := range config.RootFS.DiffIDs {
-		// The chain ID of the OCI image specification, config.md.
-		if i.chain == "" {
-			i.chain = layer.String()
-		} else {
-			i.chain = digest.FromString(i.chain + " " + layer.String()).String()
-		}
+		i.chain = chained(i.chain, layer)
 	}
 	return i, nil
 }

@@ -117,6 +117,9 @@ func (r *Runner) Run(ctx context.Context, c *static.Container, stdout, stderr io
 	return r.follow(ctx, c, stopSignal(config))
 }
 
+// unpackLock is a file that is locked while an image is unpacked.
+const unpackLock = ".unpack"
+
 func (r *Runner) path(c *static.Container, name string) string {
 	return filepath.Join(r.Dir, c.Name, name)
 }
@@ -163,11 +166,17 @@ func (r *Runner) prepare(ctx context.Context, c *static.Container, pull bool) (*
 	if err != nil {
 		return nil, nil, err
 	}
-	p, err := r.Client.snapshots.Prepare(ctx, &snapshotapi.PrepareSnapshotRequest{
+	snapshot := &snapshotapi.PrepareSnapshotRequest{
 		Snapshotter: snapshotter, Key: r.snapshot(c), Parent: img.chain,
 		// Until the container refers to it nothing else does.
 		Labels: map[string]string{"containerd.io/gc.root": time.Now().UTC().Format(time.RFC3339)},
-	})
+	}
+	p, err := r.Client.snapshots.Prepare(ctx, snapshot)
+	if errors.Is(err, ErrNotFound) { // one of the image cache, which nothing has needed before
+		if err = r.Client.Unpack(ctx, c.Image, filepath.Join(r.Dir, unpackLock)); err == nil {
+			p, err = r.Client.snapshots.Prepare(ctx, snapshot)
+		}
+	}
 	if err != nil {
 		return nil, nil, err
 	}

@@ -162,6 +162,7 @@ func (n *Node) adopt(c *config.Config, source string) {
 	n.options.Console.Stage("config", console.F("from", source), console.F("digest", digest))
 	n.setSysctls(c)
 	n.writeFiles(c)
+	n.setRegistries(c)
 	if running != nil {
 		spec, err := network.FromConfig(c)
 		if err == nil {

@@ -75,6 +75,7 @@ type Node struct {
 	reconfigure sync.Mutex // one configuration at a time
 	clock       *clock
 	kubelet     *keeper
+	trust       trust
 	workloads   *workloads
 }
 
@@ -159,7 +160,7 @@ func (n *Node) serve(ctx context.Context) error {
 	if err := n.prepareKubernetes(); err != nil {
 		n.remark("kubelet", "%v", err)
 	}
-	err = n.startServices()
+	err = n.startServices(ctx)
 	go n.kubelet.run(ctx)
 	return err
 }

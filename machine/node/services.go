@@ -56,8 +56,12 @@ func prepareGroups(root string) error {
 }
 
 // startServices starts the programs of the system that the image has.
-func (n *Node) startServices() error {
+func (n *Node) startServices(ctx context.Context) error {
 	var failed []error
+	add := func(s service.Spec) {
+		s.Cgroup = filepath.Join(groupRoot, systemGroup, s.Name)
+		failed = append(failed, n.services.Add(s))
+	}
 	for _, s := range n.programs() {
 		if _, err := os.Stat(s.Path); errors.Is(err, fs.ErrNotExist) {
 			continue
@@ -65,8 +69,10 @@ func (n *Node) startServices() error {
 		if s.Name == ContainerdName && !n.hasEphemeral() {
 			continue
 		}
-		s.Cgroup = filepath.Join(groupRoot, systemGroup, s.Name)
-		failed = append(failed, n.services.Add(s))
+		add(s)
+	}
+	for _, s := range n.imageCacheService(ctx) {
+		add(s)
 	}
 	n.workloads.begin()
 	return errors.Join(failed...)

@@ -141,7 +141,7 @@ func (w *workloads) add(x workload.Workload) error {
 		if !n.hasContainerd() {
 			return errors.New("the node has no containerd to run it")
 		}
-		spec.After = []string{ContainerdName}
+		spec.After = n.imageServices()
 	}
 	if err := static.Write(static.Dir, &x.Container); err != nil {
 		return err
