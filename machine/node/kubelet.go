@@ -274,7 +274,7 @@ func (k *keeper) start(c *config.Config, node kubelet.Node) error {
 	file := filepath.Join(k.node.options.RunDir, "kubelet.json")
 	spec := &service.Spec{
 		Name: kubeletName, Path: kubeletProgram, Args: kubelet.Args(c, node, file), Env: []string{programPath},
-		After: []string{ContainerdName}, OOM: -999, Health: healthy, Cgroup: filepath.Join(groupRoot, systemGroup, kubeletName),
+		After: k.node.imageServices(), OOM: -999, Health: healthy, Cgroup: filepath.Join(groupRoot, systemGroup, kubeletName),
 	}
 	if k.spec != nil && reflect.DeepEqual(k.spec.Args, spec.Args) && bytes.Equal(k.config, data) {
 		return nil
