@@ -269,6 +269,9 @@ func (n *Node) ApplyConfig(_ context.Context, r control.ConfigChange) (control.C
 	if err != nil {
 		return control.ConfigResult{}, fmt.Errorf("%w: %w", control.ErrInvalid, err)
 	}
+	if _, err := network.FromConfig(c); err != nil {
+		return control.ConfigResult{}, fmt.Errorf("%w: %w", control.ErrInvalid, err)
+	}
 	n.reconfigure.Lock()
 	defer n.reconfigure.Unlock()
 	before, _ := n.current()

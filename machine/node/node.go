@@ -74,6 +74,7 @@ type Node struct {
 
 	reconfigure sync.Mutex // one configuration at a time
 	slots       sync.Mutex // one change of the disk's slots at a time
+	values      sync.Mutex // one change of META at a time
 	clock       *clock
 }
 

@@ -29,9 +29,10 @@ func (n *Node) Version(context.Context) (control.Version, error) {
 	name, _ := os.Hostname()
 	on, _ := n.options.Args.Get(platform.ArgPlatform)
 	c, _ := n.current()
+	id, _ := os.ReadFile("/etc/machine-id")
 	return control.Version{
 		Version: n.options.Version, Kernel: n.options.Release, Architecture: runtime.GOARCH, Platform: on,
-		Hostname: name, Slot: n.options.Slot, Maintenance: c == nil || c.API == nil,
+		Hostname: name, MachineID: strings.TrimSpace(string(id)), Slot: n.options.Slot, Maintenance: c == nil || c.API == nil,
 	}, nil
 }
 
@@ -195,6 +196,8 @@ func (n *Node) DeleteMeta(_ context.Context, r control.MetaKeys) (control.MetaDe
 }
 
 func (n *Node) changeMeta(change func(meta.Values) error) error {
+	n.values.Lock() // what is read is what is written again
+	defer n.values.Unlock()
 	return n.meta(os.O_RDWR, func(d meta.Device, c *meta.Contents) error {
 		values := c.Values
 		if values == nil {
