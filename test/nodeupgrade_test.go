@@ -12,6 +12,8 @@ import (
 	"testing"
 	"time"
 
+	"google.golang.org/grpc"
+
 	"github.com/kilnhq/kiln/api/v1alpha1"
 	"github.com/kilnhq/kiln/imager/vm"
 	"github.com/kilnhq/kiln/internal/oracle"
@@ -19,16 +21,16 @@ import (
 	"github.com/kilnhq/kiln/machine/config"
 )
 
-// configured composes a disk of a node with a configuration, and returns it, a
-// client for it with the role admin, and the directory that 'kiln config generate'
-// has filled.
-func configured(t *testing.T, flags ...string) (disk string, admin remote, dir string) {
+// configured composes a disk of a node with a base and a configuration, and returns
+// it, a client for it with the role admin, and the directory that 'kiln config
+// generate' has filled.
+func configured(t *testing.T, base string, flags ...string) (disk string, admin remote, dir string) {
 	t.Helper()
 	kiln := oracle.Artifact(t, "KILN_BIN")
 	dir = t.TempDir()
 	run(t, kiln, "config", "generate", "--hostname", "node1", "--address", "127.0.0.1", "--output", dir)
 	disk = filepath.Join(t.TempDir(), "disk.raw")
-	args := []string{"build", "metal", "--base", oracle.Artifact(t, "KILN_BASE"), "--cache", t.TempDir(), "--config", filepath.Join(dir, "machine.yaml"), "--output", disk}
+	args := []string{"build", "metal", "--base", base, "--cache", t.TempDir(), "--config", filepath.Join(dir, "machine.yaml"), "--output", disk}
 	run(t, kiln, append(args, flags...)...)
 	if err := os.Truncate(disk, 2<<30); err != nil { // EPHEMERAL grows
 		t.Fatal(err)
@@ -50,6 +52,12 @@ func (r remote) port(t *testing.T) int {
 // dial connects to the node as its client does.
 func (r remote) dial(t *testing.T) v1alpha1.NodeClient {
 	t.Helper()
+	return v1alpha1.NewNodeClient(connect(t, r.endpoint, r.context(t)))
+}
+
+// context is the current one.
+func (r remote) context(t *testing.T) config.Context {
+	t.Helper()
 	all, err := config.ParseContexts(r.contexts, read(t, r.contexts))
 	if err != nil {
 		t.Fatal(err)
@@ -58,19 +66,24 @@ func (r remote) dial(t *testing.T) v1alpha1.NodeClient {
 	if !ok {
 		t.Fatalf("%s: %+v", r.contexts, all)
 	}
-	conn, err := client.Dial(client.Target{Node: "127.0.0.1", Endpoint: r.endpoint, Context: &c})
+	return c
+}
+
+func connect(t *testing.T, endpoint string, c config.Context) *grpc.ClientConn {
+	t.Helper()
+	conn, err := client.Dial(client.Target{Node: "127.0.0.1", Endpoint: endpoint, Context: &c})
 	if err != nil {
 		t.Fatal(err)
 	}
 	t.Cleanup(func() { conn.Close() })
-	return v1alpha1.NewNodeClient(conn)
+	return conn
 }
 
 // A node takes another system through its API, restarts into it, and goes back.
 // What is no image, or comes only half, changes nothing.
 func TestNodeUpgrade(t *testing.T) {
 	t.Parallel()
-	disk, admin, _ := configured(t, "--extension", oracle.Artifact(t, "KILN_EXTENSION"))
+	disk, admin, _ := configured(t, oracle.Artifact(t, "KILN_BASE"), "--extension", oracle.Artifact(t, "KILN_EXTENSION"))
 	image := filepath.Join(t.TempDir(), "kiln.installer.tar")
 	run(t, admin.kiln, "build", "installer", "--installer-program", admin.kiln, "--base", oracle.Artifact(t, "KILN_BASE"),
 		"--extension", oracle.Artifact(t, "KILN_EXTENSION"), "--kernel-arg", "kiln.test=new", "--cache", t.TempDir(), "--output", image)

@@ -19,6 +19,7 @@ import (
 	"github.com/kilnhq/kiln/machine/control"
 	"github.com/kilnhq/kiln/machine/disk"
 	"github.com/kilnhq/kiln/machine/meta"
+	"github.com/kilnhq/kiln/machine/network"
 	"github.com/kilnhq/kiln/machine/platform"
 	"github.com/kilnhq/kiln/machine/platform/vmware"
 	"github.com/kilnhq/kiln/machine/platform/volume"
@@ -319,6 +320,9 @@ func (n *Node) Config(_ context.Context, r control.ConfigRequest) (control.Confi
 func (n *Node) ApplyConfig(_ context.Context, r control.ConfigChange) (control.ConfigResult, error) {
 	c, err := config.Parse("configuration", r.Config)
 	if err != nil {
+		return control.ConfigResult{}, fmt.Errorf("%w: %w", control.ErrInvalid, err)
+	}
+	if _, err := network.FromConfig(c); err != nil {
 		return control.ConfigResult{}, fmt.Errorf("%w: %w", control.ErrInvalid, err)
 	}
 	n.reconfigure.Lock()

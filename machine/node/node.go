@@ -95,6 +95,7 @@ type Node struct {
 	carrying    sync.Mutex // the same, while it is carried out
 	slots       sync.Mutex // one change of the disk's slots at a time
 	parameters  parameters // of the kernel
+	values      sync.Mutex // one change of META at a time
 	clock       *clock
 	kubelet     *keeper
 	trust       trust

@@ -147,7 +147,7 @@ func (n *Node) upgrade(ctx context.Context, r control.UpgradeRequest, image io.R
 // receive unpacks the image.
 func (n *Node) receive(ctx context.Context, r control.UpgradeRequest, image io.Reader, send func(control.UpgradeProgress) error) (*installer.Image, error) {
 	if r.Reference != "" {
-		return nil, fmt.Errorf("%w: this node fetches no images from registries; give the file that 'kiln build installer' makes", control.ErrUnimplemented)
+		return n.pull(ctx, r.Reference, send)
 	}
 	if len(r.SHA256) > 0 && len(r.SHA256) != sha256.Size {
 		return nil, fmt.Errorf("%w: SHA-256 digest of %d bytes, want %d", control.ErrInvalid, len(r.SHA256), sha256.Size)
@@ -249,6 +249,9 @@ func (n *Node) Rollback(_ context.Context, r control.RollbackRequest) (control.R
 	}
 	defer done()
 	slot, err := d.Rollback()
+	if errors.Is(err, slots.ErrNoSystem) {
+		err = fmt.Errorf("%w: %w", control.ErrState, err)
+	}
 	if err != nil {
 		return control.RollbackResult{}, err
 	}

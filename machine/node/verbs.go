@@ -216,6 +216,8 @@ func (n *Node) DeleteMeta(_ context.Context, r control.MetaKeys) (control.MetaDe
 }
 
 func (n *Node) changeMeta(change func(meta.Values) error) error {
+	n.values.Lock() // what is read is what is written again
+	defer n.values.Unlock()
 	return n.meta(os.O_RDWR, func(d meta.Device, c *meta.Contents) error {
 		values := c.Values
 		if values == nil {
