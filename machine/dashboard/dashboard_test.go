@@ -216,3 +216,15 @@ func TestUpdate(t *testing.T) {
 		show(crowded(), false)
 	}
 }
+
+// What PID 1 does every few seconds.
+func BenchmarkRender(b *testing.B) {
+	s := waiting()
+	var old *Screen
+	for b.Loop() {
+		s.Uptime += 3 * time.Second
+		next := Render(s, 160, 50)
+		next.Update(old, false)
+		old = next
+	}
+}

@@ -5,7 +5,9 @@ package dashboard
 import (
 	"errors"
 	"fmt"
+	"io/fs"
 	"os"
+	"slices"
 	"strings"
 
 	"golang.org/x/sys/unix"
@@ -14,8 +16,13 @@ import (
 // vtActivate is a request of ioctl_console(2), VT_ACTIVATE.
 const vtActivate = 0x5606
 
-// activeFile holds the name of the virtual console that is on the screen.
-const activeFile = "/sys/class/tty/tty0/active"
+// Files of sysfs: the name of the virtual console that is on the screen, and the
+// drivers of virtual consoles.
+const (
+	sysfs      = "/sys"
+	activeFile = "class/tty/tty0/active"
+	drivers    = "class/vtconsole/vtcon*"
+)
 
 // ErrBusy says that a terminal did not take all it was given, as when somebody has
 // stopped its output.
@@ -56,10 +63,22 @@ func (t *Terminal) Show() error {
 	return nil
 }
 
-// Visible reports whether the terminal is on the screen.
-func (t *Terminal) Visible() bool {
-	active, err := os.ReadFile(activeFile)
-	return err == nil && strings.TrimSpace(string(active)) == fmt.Sprintf("tty%d", t.number)
+// Visible reports whether there is a screen, and the terminal is on it.
+func (t *Terminal) Visible() bool { return visible(os.DirFS(sysfs), t.number) }
+
+func visible(sysfs fs.FS, number int) bool {
+	read := func(name string) string {
+		data, _ := fs.ReadFile(sysfs, name)
+		return strings.TrimSpace(string(data))
+	}
+	if read(activeFile) != fmt.Sprintf("tty%d", number) {
+		return false
+	}
+	// Without a screen a driver called "(S) dummy device" has the consoles.
+	list, _ := fs.Glob(sysfs, drivers)
+	return !slices.ContainsFunc(list, func(dir string) bool {
+		return read(dir+"/bind") == "1" && strings.Contains(read(dir+"/name"), "dummy")
+	})
 }
 
 // Size returns the columns and rows.

@@ -80,12 +80,22 @@ func (n *Node) showDashboard(ctx context.Context, fingerprint string) {
 	go p.run(ctx, fingerprint)
 }
 
+// run draws until ctx ends. A mistake in drawing must not take PID 1 with it.
 func (p *panel) run(ctx context.Context, fingerprint string) {
+	defer func() {
+		if v := recover(); v != nil {
+			p.node.remark("dashboard", "ends: %v", v)
+		}
+	}()
 	lines := make(chan control.DmesgLine, 64)
 	go func() {
 		_ = kernellog.Send(ctx, kernellog.Device, control.TailRequest{Tail: -1, Follow: true}, func(l control.DmesgLine) error {
-			lines <- l
-			return nil
+			select {
+			case lines <- l:
+				return nil
+			case <-ctx.Done():
+				return ctx.Err()
+			}
 		})
 	}()
 	happened := make(chan struct{}, 1)
