@@ -284,7 +284,7 @@ func TestFaultsOfConfigurationServer(t *testing.T) {
 	}
 	const get = "kiln.config: GET http://10.0.2.100/node.yaml: "
 	notes(t, m, e.admin, "there is none yet; the node goes on without it", get+"the answer took too long", get+"unexpected EOF", get+"503 Service Unavailable",
-		get+"the answer has more than 1048576 bytes", "that are no text in UTF-8", "all sources are asked again in 1m0s")
+		get+"the answer has more than 1048576 bytes", "that are no text in UTF-8", "all sources are asked again, every 1m0s")
 	if c := e.admin.check(t, "config"); !c.Passed {
 		t.Errorf("health of the configuration: %+v", c)
 	}

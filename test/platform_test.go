@@ -264,9 +264,9 @@ func TestPlatforms(t *testing.T) {
 				s := newService(t, func(w http.ResponseWriter, r *http.Request) {
 					switch r.Method + " " + r.URL.Path {
 					case "PUT /latest/api/token":
-						fmt.Fprint(w, "secret token")
+						fmt.Fprint(w, "secret-token")
 					case "GET /latest/user-data":
-						if r.Header.Get("X-aws-ec2-metadata-token") != "secret token" {
+						if r.Header.Get("X-aws-ec2-metadata-token") != "secret-token" {
 							w.WriteHeader(http.StatusUnauthorized)
 							return
 						}

@@ -88,12 +88,16 @@ func (n *Node) policy(progress func(platform.Event)) platform.Policy {
 // awaitConfiguration asks the sources until there is a configuration, none has
 // one, or somebody has given the node one.
 func (n *Node) awaitConfiguration(ctx context.Context, p *platform.Platform) {
+	told := map[string]string{} // by source
 	policy := n.policy(func(e platform.Event) {
 		if e.Err == nil || ctx.Err() != nil || errors.Is(e.Err, platform.ErrNone) && e.Again == 0 {
 			return
 		}
 		n.doubt(e.String())
-		n.remark("config", "%v", e)
+		if text := e.Err.Error(); told[e.Source] != text { // and not every minute
+			told[e.Source] = text
+			n.remark("config", "%v", e)
+		}
 	})
 	for ctx.Err() == nil {
 		result, err := policy.Acquire(ctx, p.Sources)
@@ -109,7 +113,10 @@ func (n *Node) awaitConfiguration(ctx context.Context, p *platform.Platform) {
 		if c, _ := n.current(); c != nil || ctx.Err() != nil {
 			return
 		}
-		n.remark("config", "%v; all sources are asked again in %v", err, retry)
+		if text := err.Error(); told[""] != text {
+			told[""] = text
+			n.remark("config", "%v; all sources are asked again, every %v", err, retry)
+		}
 		select {
 		case <-time.After(retry):
 		case <-ctx.Done():
