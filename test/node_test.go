@@ -150,17 +150,7 @@ func isManaged(t *testing.T, admin remote) {
 	if out := admin.run(t, "read", "/etc/hostname"); out != "node1\n" {
 		t.Errorf("/etc/hostname: %q", out)
 	}
-	// In /proc/net/tcp the state 0A is listening; the port is the second number of
-	// the local address.
-	var ports []string
-	for _, file := range []string{"/proc/1/net/tcp", "/proc/1/net/tcp6"} {
-		for line := range strings.Lines(admin.run(t, "read", file)) {
-			if f := strings.Fields(line); len(f) > 3 && f[3] == "0A" && !strings.HasPrefix(f[1], "0100007F:") {
-				ports = append(ports, f[1][strings.LastIndexByte(f[1], ':')+1:])
-			}
-		}
-	}
-	if !slices.Equal(ports, []string{"C350"}) { // 50000
+	if ports := admin.listening(t); !slices.Equal(ports, []string{"C350"}) { // 50000
 		t.Errorf("ports that are listened on: %v, want C350 only", ports)
 	}
 	var memory []struct {
@@ -170,4 +160,20 @@ func isManaged(t *testing.T, admin remote) {
 	if len(memory) != 1 || memory[0].Total == 0 || memory[0].Total-memory[0].Available > 200<<20 {
 		t.Errorf("memory: %+v; want at most 200 MiB in use", memory)
 	}
+}
+
+// listening returns the ports that others can reach, as /proc/net/tcp has them.
+func (r remote) listening(t *testing.T) []string {
+	t.Helper()
+	// In /proc/net/tcp the state 0A is listening; the port is the second number of
+	// the local address.
+	var ports []string
+	for _, file := range []string{"/proc/1/net/tcp", "/proc/1/net/tcp6"} {
+		for line := range strings.Lines(r.run(t, "read", file)) {
+			if f := strings.Fields(line); len(f) > 3 && f[3] == "0A" && !strings.HasPrefix(f[1], "0100007F:") {
+				ports = append(ports, f[1][strings.LastIndexByte(f[1], ':')+1:])
+			}
+		}
+	}
+	return ports
 }
