@@ -150,9 +150,7 @@ func isManaged(t *testing.T, admin remote) {
 	if out := admin.run(t, "read", "/etc/hostname"); out != "node1\n" {
 		t.Errorf("/etc/hostname: %q", out)
 	}
-	if ports := admin.listening(t); !slices.Equal(ports, []string{"C350"}) { // 50000
-		t.Errorf("ports that are listened on: %v, want C350 only", ports)
-	}
+	listensOnly(t, admin, "C350") // 50000
 	var memory []struct {
 		Total, Available uint64 `json:",string"`
 	}
@@ -162,18 +160,21 @@ func isManaged(t *testing.T, admin remote) {
 	}
 }
 
-// listening returns the ports that others can reach, as /proc/net/tcp has them.
-func (r remote) listening(t *testing.T) []string {
+// listensOnly wants nobody to listen but on these TCP ports, in hexadecimal digits,
+// and on the loopback interface.
+func listensOnly(t *testing.T, admin remote, want ...string) {
 	t.Helper()
 	// In /proc/net/tcp the state 0A is listening; the port is the second number of
 	// the local address.
 	var ports []string
 	for _, file := range []string{"/proc/1/net/tcp", "/proc/1/net/tcp6"} {
-		for line := range strings.Lines(r.run(t, "read", file)) {
+		for line := range strings.Lines(admin.run(t, "read", file)) {
 			if f := strings.Fields(line); len(f) > 3 && f[3] == "0A" && !strings.HasPrefix(f[1], "0100007F:") {
 				ports = append(ports, f[1][strings.LastIndexByte(f[1], ':')+1:])
 			}
 		}
 	}
-	return ports
+	if !slices.Equal(ports, want) {
+		t.Errorf("ports that are listened on: %v, want %v only", ports, want)
+	}
 }
