@@ -25,7 +25,7 @@ func main() {
 	var err error
 	switch {
 	case os.Getpid() == 1:
-		stage.Two(begin)
+		stage.Two(begin, node.Anew)
 	case name == "mount" || name == "umount":
 		os.Exit(mount.Program(name, os.Args[1:], os.Stderr))
 	case name == "poweroff" || name == "halt":

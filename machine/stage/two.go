@@ -76,12 +76,14 @@ type System interface {
 	Shutdown()
 }
 
-// Two is stage 2. It does not return. When the disk is there it calls begin.
-func Two(begin func(Facts) (System, error)) {
-	run("mounts", func() error { return nil }, (*start).inherit, func(s *start) error { return two(s, begin) })
+// Two is stage 2. It does not return. When the disk is there it calls begin. anew says
+// whether an EPHEMERAL that cannot be repaired is to be made anew, with STATE on
+// stateDir.
+func Two(begin func(Facts) (System, error), anew func(stateDir string) bool) {
+	run("mounts", func() error { return nil }, (*start).inherit, func(s *start) error { return two(s, begin, anew) })
 }
 
-func two(s *start, begin func(Facts) (System, error)) error {
+func two(s *start, begin func(Facts) (System, error), anew func(stateDir string) bool) error {
 	children := reaper.New()
 	requests := make(chan power.Request, 8)
 	power.Signals(requests)
@@ -160,7 +162,7 @@ func two(s *start, begin func(Facts) (System, error)) error {
 	} else {
 		s.done(console.F("name", name))
 	}
-	data := &volumes{start: s, children: children, loader: loader, damaged: map[string]string{}}
+	data := &volumes{start: s, children: children, loader: loader, damaged: map[string]string{}, anew: anew}
 	if onDisk {
 		data.disk = d.Name
 	}

@@ -12,13 +12,11 @@ import (
 
 	"golang.org/x/sys/unix"
 
-	"github.com/kilnhq/kiln/machine/config"
 	"github.com/kilnhq/kiln/machine/console"
 	"github.com/kilnhq/kiln/machine/disk"
 	"github.com/kilnhq/kiln/machine/fsck"
 	"github.com/kilnhq/kiln/machine/modules"
 	"github.com/kilnhq/kiln/machine/mount"
-	"github.com/kilnhq/kiln/machine/platform/store"
 	"github.com/kilnhq/kiln/machine/reaper"
 	"github.com/kilnhq/kiln/machine/reset"
 )
@@ -32,6 +30,7 @@ type volumes struct {
 	children *reaper.Reaper
 	loader   *modules.Loader
 	damaged  map[string]string // what is wrong, by the partition's label
+	anew     func(stateDir string) bool
 }
 
 const stateFlags = unix.MS_NOSUID | unix.MS_NODEV
@@ -74,7 +73,7 @@ func (v *volumes) ephemeral(p, state disk.Partition) (on string, err error) {
 		return m.Type, nil
 	}
 	err = v.mount(p, ephemeralDir, 0)
-	if err != nil && policy(store.Store{Dir: stateDir}) == config.DamagedRecreate {
+	if err != nil && v.anew(stateDir) {
 		s.console.Note(fmt.Sprintf("%s: %v; it is made anew, as the configuration says", disk.Ephemeral, err))
 		if err = v.recreate(state); err == nil {
 			err = v.mount(p, ephemeralDir, 0)
@@ -82,7 +81,7 @@ func (v *volumes) ephemeral(p, state disk.Partition) (on string, err error) {
 	}
 	if err != nil {
 		v.give(disk.Ephemeral, fmt.Sprintf("%v; it stays as it is, and nothing is mounted on %s: %s=ephemeral makes it anew, "+
-			"as does a configuration of kind Volume with damaged: %s", err, ephemeralDir, argReset, config.DamagedRecreate))
+			"as does a configuration of kind Volume with damaged: recreate", err, ephemeralDir, argReset))
 		s.done(console.F("on", ""))
 		return "", nil
 	}
@@ -103,27 +102,6 @@ func (v *volumes) recreate(state disk.Partition) error {
 func (v *volumes) give(label, text string) {
 	v.damaged[label] = text
 	v.start.console.Note(label + ": " + text)
-}
-
-// policy is what becomes of an EPHEMERAL that cannot be repaired.
-func policy(state store.Store) config.DamagedPolicy {
-	for _, load := range []func() ([]byte, error){state.Load, state.Previous} {
-		data, err := load()
-		if err != nil {
-			continue
-		}
-		c, err := config.Parse(config.Placeholder, data)
-		if err != nil {
-			continue
-		}
-		for _, volume := range c.Volumes {
-			if volume.Name == config.Ephemeral {
-				return volume.Damaged
-			}
-		}
-		break
-	}
-	return config.DamagedKeep
 }
 
 // mount mounts a partition; before that it repairs one that asks for it, or that

@@ -1,19 +1,18 @@
 //go:build linux
 
-package stage
+package node
 
 import (
 	"os"
 	"path/filepath"
 	"testing"
 
-	"github.com/kilnhq/kiln/machine/config"
 	"github.com/kilnhq/kiln/machine/platform/store"
 )
 
 // What becomes of EPHEMERAL is in the configuration that is in force, or in the one
 // before it if that is damaged; nothing is made anew without being told to.
-func TestPolicy(t *testing.T) {
+func TestAnew(t *testing.T) {
 	const (
 		volume   = "apiVersion: v1alpha1\nkind: Volume\nname: EPHEMERAL\n"
 		recreate = volume + "damaged: recreate\n"
@@ -21,14 +20,14 @@ func TestPolicy(t *testing.T) {
 	)
 	for _, tt := range []struct {
 		name, current, previous string
-		want                    config.DamagedPolicy
+		want                    bool
 	}{
-		{"none", "", "", config.DamagedKeep},
-		{"silent", hostname, recreate, config.DamagedKeep},
-		{"default", volume, "", config.DamagedKeep},
-		{"recreate", recreate, "", config.DamagedRecreate},
-		{"damaged", "\x00", recreate, config.DamagedRecreate},
-		{"both damaged", "\x00", "damaged: recreate", config.DamagedKeep},
+		{"none", "", "", false},
+		{"silent", hostname, recreate, false},
+		{"default", volume, "", false},
+		{"recreate", recreate, "", true},
+		{"damaged", "\x00", recreate, true},
+		{"both damaged", "\x00", "damaged: recreate", false},
 	} {
 		dir := t.TempDir()
 		for name, text := range map[string]string{store.Name: tt.current, store.PreviousName: tt.previous} {
@@ -39,8 +38,8 @@ func TestPolicy(t *testing.T) {
 				t.Fatal(err)
 			}
 		}
-		if got := policy(store.Store{Dir: dir}); got != tt.want {
-			t.Errorf("%s: %s, want %s", tt.name, got, tt.want)
+		if got := Anew(dir); got != tt.want {
+			t.Errorf("%s: %t, want %t", tt.name, got, tt.want)
 		}
 	}
 }
