@@ -83,7 +83,7 @@ GRUB := $(if $(filter amd64,$(ARCH)),$(addprefix $(OUT)/grub/,core.img eltorito.
 # $(call build_base,FLAVOUR,RECIPE,DIR)
 define build_base
 	@inputs=$$(sha256sum $(KILN) rootfs/*.yaml rootfs/etc/* $(OUT)/{userland,sysroot,iptables}.stamp $(GRUB) go.mod go.sum \
-		rootfs/userland/*/go.{mod,sum} $$(find cmd/init cmd/initramfs cmd/apid cmd/containers api internal machine -name '*.go' | sort) && ls $(DEBS) && echo $(1) $(2) $(ARCH)); \
+		rootfs/userland/*/go.{mod,sum} $$(find cmd api internal machine -name '*.go' | sort) && ls $(DEBS) && echo $(1) $(2) $(ARCH)); \
 	if [[ -e $(3)/index.json && $$inputs == "$$(cat $(3).inputs 2>/dev/null)" ]]; then exit 0; fi; \
 	$(KILN) base build --recipe $(2) --kernel $(kernel_$(1)) --packages $(DEBS) --tree $(OUT) \
 		$(if $(GRUB),--grub-core $(word 1,$(GRUB)) --grub-cd $(word 2,$(GRUB))) --cache $(OUT)/cache --output $(3); \

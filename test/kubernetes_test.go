@@ -257,7 +257,7 @@ func TestStaticPod(t *testing.T) {
 	n.reaches(t, "the static pod says hello", func() error {
 		return n.says(`hello: addresses \[127\.0\.0\.1/8 .*10\.244\.0\.\d+/24.*\], seccomp 2, volume tmpfs`)
 	})
-	listensOnly(t, n.remote, "C350")
+	listensOnly(t, n.remote, true)
 	n.run(t, "config", "apply", n.with(t, documents))
 	n.reaches(t, "the static pod is gone", func() error {
 		out, err := n.command("ps").Output()

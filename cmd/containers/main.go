@@ -25,7 +25,6 @@ import (
 
 	"golang.org/x/sys/unix"
 
-	"github.com/kilnhq/kiln/internal/imagename"
 	"github.com/kilnhq/kiln/machine/containers"
 	"github.com/kilnhq/kiln/machine/containers/static"
 	"github.com/kilnhq/kiln/machine/control"
@@ -80,11 +79,6 @@ func runStatic(ctx context.Context, c *containers.Client, dir, name string) (int
 	k, err := static.Read(dir, name)
 	if err != nil {
 		return 0, err
-	}
-	if k.Image != "" {
-		if k.Image, err = imagename.Whole(k.Image); err != nil {
-			return 0, fmt.Errorf("image: %w", err)
-		}
 	}
 	r := containers.Runner{Client: c, Dir: dir, Network: containers.Local(), Log: func(text string) {
 		fmt.Fprintf(os.Stderr, "kiln: %s\n", text)

@@ -39,7 +39,7 @@ import (
 // sockets have.
 func program(t *testing.T) (path, dir string) {
 	t.Helper()
-	b, err := base.Open(oracle.Artifact(t, "KILN_BASE"), "amd64")
+	b, err := base.Open(oracle.Artifact(t, "KILN_BASE_CONTAINERS"), "amd64")
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -53,7 +53,7 @@ func program(t *testing.T) (path, dir string) {
 	}
 	ino := root.Lookup("usr/bin/containerd")
 	if ino == nil {
-		t.Skip("SKIPPED: the base has no containerd")
+		t.Fatal("the base has no containerd")
 	}
 	if dir, err = os.MkdirTemp("", "cd"); err != nil {
 		t.Fatal(err)

@@ -19,6 +19,7 @@ type clock struct {
 	node   *Node
 	syncer *timesync.Syncer
 	faults []string // that were told of
+	synced bool
 
 	mu     sync.Mutex
 	silent bool // nobody is asked
@@ -32,6 +33,19 @@ func newClock(n *Node) *clock {
 	}
 	c.syncer = timesync.New(timesync.Config{Clock: timesync.System{RTC: rtc}, Earliest: n.options.Epoch, Report: c.report})
 	return c
+}
+
+// atLeast sets a clock that shows less than t, which is certainly past.
+func (c *clock) atLeast(t time.Time) {
+	now := time.Now()
+	if !now.Before(t) {
+		return
+	}
+	if err := (timesync.System{}).Step(t.Sub(now)); err != nil {
+		c.node.remark("time", "the clock shows %s, which is past, and cannot be set: %v", now.UTC().Format(time.DateTime), err)
+		return
+	}
+	c.node.remark("time", "the clock showed %s, which is past; it is set to %s", now.UTC().Format(time.DateTime), t.UTC().Format(time.DateTime))
 }
 
 func (c *clock) run(ctx context.Context) { c.syncer.Run(ctx) }
@@ -69,6 +83,12 @@ func (c *clock) report(s timesync.Status) {
 	c.faults = slices.Clone(s.Faults)
 	if s.Synced {
 		c.node.event("time", s.Server, "the clock is right", map[string]string{"offset": s.Offset.String()})
+	}
+	if s.Synced && !c.synced {
+		c.synced = true
+		if err := c.node.issue(); err != nil {
+			c.node.remark("api", "%v", err)
+		}
 	}
 }
 

@@ -51,12 +51,7 @@ func (n *Node) imageCacheService(ctx context.Context) []service.Spec {
 		return nil
 	}
 	report := filepath.Join(n.options.RunDir, "imagecache.json")
-	ctx, cancel := context.WithCancel(ctx)
-	events := n.services.Events(ctx)
-	go func() {
-		defer cancel()
-		n.reportImageCache(events, report)
-	}()
+	go n.reportImageCache(n.services.Events(ctx), report)
 	return []service.Spec{{
 		Name: ImageCacheName, Path: clientProgram, Args: []string{"cache", dir, report}, Env: []string{"PATH=/usr/bin", "GOMEMLIMIT=32MiB"},
 		After: []string{ContainerdName}, Restart: service.OnFailure,
@@ -147,27 +142,33 @@ func waitForMedium(ctx context.Context, id string) (string, error) {
 	}
 }
 
-// reportImageCache tells what became of the images when they have been brought in.
+// reportImageCache tells what became of the images whenever they have been brought
+// in.
 func (n *Node) reportImageCache(events <-chan service.Event, file string) {
 	began := time.Now()
 	for e := range events {
-		if e.Name != ImageCacheName || e.State != service.Done {
-			continue
+		switch {
+		case e.Name == ImageCacheName && e.State == service.Starting:
+			began = e.Time
+		case e.Name == ImageCacheName && e.State == service.Done:
+			r, err := imagecache.Read(file)
+			if err != nil {
+				n.remark(ImageCacheName, "%v", err)
+				continue
+			}
+			n.tellImageCache(r, e.Time.Sub(began))
 		}
-		r, err := imagecache.Read(file)
-		if err != nil {
-			n.remark(ImageCacheName, "%v", err)
-			return
-		}
-		n.options.Console.Stage(ImageCacheName, console.F("images", len(r.Images)), console.F("imported", r.Count(imagecache.Imported)),
-			console.F("kept", r.Count(imagecache.Kept)), console.F("failed", len(r.Faults())),
-			console.F("took", strconv.FormatFloat(time.Since(began).Seconds(), 'f', 1, 64)+"s"))
-		for _, i := range r.Images {
-			n.event(ImageCacheName, i.Name, i.State, map[string]string{"digest": i.Digest})
-		}
-		for _, fault := range r.Faults() {
-			n.remark(ImageCacheName, "%s", fault)
-		}
-		return
+	}
+}
+
+func (n *Node) tellImageCache(r *imagecache.Report, took time.Duration) {
+	faults := r.Faults()
+	n.options.Console.Stage(ImageCacheName, console.F("images", len(r.Images)), console.F("imported", r.Count(imagecache.Imported)),
+		console.F("kept", r.Count(imagecache.Kept)), console.F("failed", len(faults)), console.F("took", strconv.FormatFloat(took.Seconds(), 'f', 1, 64)+"s"))
+	for _, i := range r.Images {
+		n.event(ImageCacheName, i.Name, i.State, map[string]string{"digest": i.Digest})
+	}
+	for _, fault := range faults {
+		n.remark(ImageCacheName, "%s", fault)
 	}
 }

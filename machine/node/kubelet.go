@@ -114,6 +114,10 @@ const pollKubelet = time.Second
 
 // run keeps the kubelet until ctx ends.
 func (k *keeper) run(ctx context.Context) {
+	select {
+	case <-k.node.decided: // and all is prepared
+	case <-ctx.Done():
+	}
 	for ctx.Err() == nil {
 		wait, err := k.step()
 		why := wait

@@ -8,6 +8,7 @@ import (
 	"slices"
 	"time"
 
+	"github.com/kilnhq/kiln/internal/imagename"
 	"github.com/kilnhq/kiln/machine/config"
 	"github.com/kilnhq/kiln/machine/containers/static"
 	"github.com/kilnhq/kiln/machine/extservice"
@@ -70,8 +71,8 @@ func inOrder(all []Workload) []Workload {
 			return
 		}
 		seen[i] = true
-		for _, name := range all[i].Needs.Services {
-			if j, ok := byName[name]; ok {
+		for _, other := range all[i].Needs.Services {
+			if j, ok := byName[other]; ok {
 				visit(j)
 			}
 		}
@@ -86,7 +87,7 @@ func inOrder(all []Workload) []Workload {
 // Configured returns the workload that a document of the configuration describes.
 func Configured(s *config.Service) Workload {
 	c := static.Container{
-		Name: s.Name, Image: s.Image, Pull: string(s.Pull), Command: s.Command, Args: s.Args, WorkingDir: s.WorkingDir,
+		Name: s.Name, Image: canonical(s.Image), Pull: string(s.Pull), Command: s.Command, Args: s.Args, WorkingDir: s.WorkingDir,
 		User: number(s.User), Group: number(s.Group), Network: string(s.Network), WritableRoot: s.WritableRoot,
 		Privileged: s.Privileged, Capabilities: s.Capabilities,
 		Memory: int64(s.Resources.Memory), CPUs: s.Resources.CPUs, PIDs: int64(s.Resources.PIDs),
@@ -120,6 +121,16 @@ func Configured(s *config.Service) Workload {
 		Container: c, Restart: string(s.Restart),
 		Needs: Needs{Services: s.WaitFor.Services, Paths: s.WaitFor.Paths, Network: s.WaitFor.Network, Time: s.WaitFor.Time},
 	}
+}
+
+// canonical returns the whole name of an image, as containerd wants it and gives it
+// to those that it brings in: nginx is docker.io/library/nginx:latest.
+func canonical(image string) string {
+	whole, err := imagename.Whole(image)
+	if err != nil { // config.Parse refuses it
+		return image
+	}
+	return whole
 }
 
 // Extension returns the workload that a file of an extension describes. As Talos
