@@ -150,6 +150,20 @@ func isManaged(t *testing.T, admin remote) {
 	if out := admin.run(t, "read", "/etc/hostname"); out != "node1\n" {
 		t.Errorf("/etc/hostname: %q", out)
 	}
+	listensOnly(t, admin, "C350") // 50000
+	var memory []struct {
+		Total, Available uint64 `json:",string"`
+	}
+	admin.json(t, &memory, "memory")
+	if len(memory) != 1 || memory[0].Total == 0 || memory[0].Total-memory[0].Available > 200<<20 {
+		t.Errorf("memory: %+v; want at most 200 MiB in use", memory)
+	}
+}
+
+// listensOnly wants nobody to listen but on these TCP ports, in hexadecimal digits,
+// and on the loopback interface.
+func listensOnly(t *testing.T, admin remote, want ...string) {
+	t.Helper()
 	// In /proc/net/tcp the state 0A is listening; the port is the second number of
 	// the local address.
 	var ports []string
@@ -160,14 +174,7 @@ func isManaged(t *testing.T, admin remote) {
 			}
 		}
 	}
-	if !slices.Equal(ports, []string{"C350"}) { // 50000
-		t.Errorf("ports that are listened on: %v, want C350 only", ports)
-	}
-	var memory []struct {
-		Total, Available uint64 `json:",string"`
-	}
-	admin.json(t, &memory, "memory")
-	if len(memory) != 1 || memory[0].Total == 0 || memory[0].Total-memory[0].Available > 200<<20 {
-		t.Errorf("memory: %+v; want at most 200 MiB in use", memory)
+	if !slices.Equal(ports, want) {
+		t.Errorf("ports that are listened on: %v, want %v only", ports, want)
 	}
 }

@@ -159,7 +159,7 @@ func mountRoot(mounts []*types.Mount, dir string) (fs.FS, func() error, error) {
 		}
 	}
 	if err := unix.Mount(m.GetSource(), dir, m.GetType(), flags, strings.Join(data, ",")); err != nil {
-		return nil, nil, fmt.Errorf("mount the image: %w", err)
+		return nil, nil, errors.Join(fmt.Errorf("mount the image: %w", err), os.Remove(dir))
 	}
 	root, err := os.OpenRoot(dir)
 	if err != nil {

@@ -26,7 +26,8 @@ type workloads struct {
 	node      *Node
 	questions chan struct{} // as many as containerd is asked at a time
 
-	extensions []*extservice.Service
+	extensions []*extservice.Service // those whose files are right
+	faults     error                 // about the others
 
 	mu    sync.Mutex
 	begun bool
@@ -44,17 +45,18 @@ type running struct {
 const maxQuestions = 2
 
 func newWorkloads(n *Node) *workloads {
-	return &workloads{node: n, questions: make(chan struct{}, maxQuestions), have: map[string]*running{}}
+	w := &workloads{node: n, questions: make(chan struct{}, maxQuestions), have: map[string]*running{}}
+	w.extensions, w.faults = extservice.Load(extservice.Dir)
+	return w
 }
 
 // begin starts them, now that the services they need are there.
 func (w *workloads) begin() {
-	list, err := extservice.Load(extservice.Dir)
-	if err != nil {
-		w.node.remark("services of extensions", "%v", err)
+	if w.faults != nil {
+		w.node.remark("services of extensions", "%v", w.faults)
 	}
 	w.mu.Lock()
-	w.extensions, w.begun = list, true
+	w.begun = true
 	w.mu.Unlock()
 	w.change()
 }
@@ -205,9 +207,16 @@ func (n *Node) missing(needs workload.Needs) string {
 		states[s.Name] = s.State
 	}
 	for _, name := range needs.Services {
-		if s := states[name]; s != service.Running && s != service.Done {
+		if s := states[name]; s != service.Done && (s != service.Running || n.workloads.isJob(name)) {
 			return "service " + name
 		}
 	}
 	return ""
+}
+
+// isJob reports whether a service is one that is there when it has ended.
+func (w *workloads) isJob(name string) bool {
+	return slices.ContainsFunc(w.extensions, func(s *extservice.Service) bool {
+		return workload.Prefix+s.Name == name && s.Restart == extservice.RestartUntilSuccess
+	})
 }
