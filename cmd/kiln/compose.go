@@ -93,7 +93,7 @@ func (f *composeFlags) request(ctx context.Context, r *progress.Reporter, p *pro
 		return req, nil, err
 	}
 	if f.config != "" {
-		if p.MachineConfig, err = machineConfig(ctx, f.config); err != nil {
+		if p.MachineConfig, err = validConfig(ctx, f.config); err != nil {
 			return req, nil, err
 		}
 	}

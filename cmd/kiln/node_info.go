@@ -12,6 +12,7 @@ import (
 
 	"github.com/kilnhq/kiln/api/v1alpha1"
 	"github.com/kilnhq/kiln/internal/progress"
+	"github.com/kilnhq/kiln/kernel/hardening"
 )
 
 // newQuery returns a command that asks one thing.
@@ -213,7 +214,7 @@ func newNodeDisks(n *nodeFlags) *cobra.Command {
 }
 
 func newNodeModules(n *nodeFlags) *cobra.Command {
-	return newQuery(n, "modules", "List the kernel modules of the extensions, and why one is not loaded", func(ctx context.Context, c v1alpha1.NodeClient) (*v1alpha1.ModulesResponse, error) {
+	return newQuery(n, "modules", "List the kernel modules of extensions and configuration, and why one is not loaded", func(ctx context.Context, c v1alpha1.NodeClient) (*v1alpha1.ModulesResponse, error) {
 		return c.Modules(ctx, &v1alpha1.ModulesRequest{})
 	}, view[*v1alpha1.ModulesResponse]{
 		[]string{"NAME", "STATE", "EXTENSION", "PARAMETERS", "REASON"}, func(m *v1alpha1.ModulesResponse) [][]string {
@@ -238,4 +239,29 @@ func newNodeExtensions(n *nodeFlags) *cobra.Command {
 			return rows
 		},
 	})
+}
+
+func newNodeHardening(n *nodeFlags) *cobra.Command {
+	var all bool
+	c := newQuery(n, "hardening", "Compare kernels with the recommendations of the Kernel Self-Protection Project", func(ctx context.Context, c v1alpha1.NodeClient) (*v1alpha1.HardeningResponse, error) {
+		return c.Hardening(ctx, &v1alpha1.HardeningRequest{})
+	}, view[*v1alpha1.HardeningResponse]{
+		hardeningColumns(), func(m *v1alpha1.HardeningResponse) [][]string {
+			var rows [][]string
+			for _, r := range m.GetResults() {
+				row := hardening.Result{Kind: hardening.Kind(r.GetKind()), Name: r.GetName(), Want: r.GetWant(), Found: r.GetFound(),
+					Verdict: hardening.Verdict(r.GetVerdict()), Reason: r.GetReason()}
+				if all || row.Verdict == hardening.Fail {
+					rows = append(rows, hardeningRow(row))
+				}
+			}
+			return append(rows, []string{"total", fmt.Sprintf("%d ok", m.GetOk()), fmt.Sprintf("%d fail", m.GetFailed()), fmt.Sprintf("%d n/a", m.GetNotApplicable())})
+		},
+	})
+	c.Long = `Compare the kernels of nodes, their command lines and parameters, with what the
+Kernel Self-Protection Project recommends. What is not as recommended is listed;
+docs/hardening.md says why. 'kiln kernel check' does the same before there is a
+node.`
+	c.Flags().BoolVar(&all, "all", false, "also what is as recommended, and what does not apply")
+	return c
 }

@@ -155,7 +155,7 @@ type ModuleList struct {
 	Modules []Module `json:"modules"`
 }
 
-// A Module is one of an extension. The names are those of the file that PID 1
+// A Module is one of an extension or of the configuration. The names are those of the file that PID 1
 // keeps in /run/kiln/modules.json.
 type Module struct {
 	Name       string `json:"name"`

@@ -18,6 +18,7 @@ import (
 	"golang.org/x/sys/unix"
 
 	"github.com/kilnhq/kiln/machine/control"
+	"github.com/kilnhq/kiln/machine/kubelet"
 	"github.com/kilnhq/kiln/machine/service"
 )
 
@@ -97,7 +98,8 @@ func (n *Node) configureContainerd() (changed bool, err error) {
 	}
 	text := withoutKubelet
 	if n.wantsKubelet() {
-		text = withKubelet
+		c, _ := n.current()
+		text = withKubelet + kubelet.Runtime(c.Kubelet)
 	}
 	if old, err := os.ReadFile(containerdConfig); err == nil && string(old) == text {
 		return false, nil
