@@ -61,6 +61,11 @@ func imageCachePartition(r Request, id identity) (partition, error) {
 	if p.size < least {
 		return p, refuse("disk.partitions.imageCache: %s is too small: the images need %d MiB; enlarge it or leave it out", profiles.Size(p.size), least/mib)
 	}
+	// It does not grow if it has a size.
+	if have := r.Profile.Disk.Partitions.Ephemeral; r.ImageCache != nil && have != 0 && int64(have) < r.ImageCache.Size() {
+		return p, refuse("disk.partitions.ephemeral: %s is too small for containerd to have the image cache, %d MiB; enlarge it or leave it out",
+			have, extent.Align(r.ImageCache.Size(), mib)/mib)
+	}
 	options.Size = p.size
 	p.content = func(int64) (extent.Source, error) { return ext4.Build(t, options) }
 	return p, nil

@@ -219,7 +219,12 @@ func TestImageCacheSize(t *testing.T) {
 	if want := "refused: disk.partitions.imageCache: 1MiB is too small: the images need 2 MiB; enlarge it or leave it out"; !errors.Is(err, ErrRefused) || err.Error() != want {
 		t.Errorf("%v, want %s", err, want)
 	}
-	r.Profile.Disk.Partitions.ImageCache, empty = 0, r
+	r.Profile.Disk.Partitions.ImageCache, r.Profile.Disk.Partitions.Ephemeral = 0, profiles.MiB
+	_, err = Compose(t.Context(), r)
+	if want := "refused: disk.partitions.ephemeral: 1MiB is too small for containerd to have the image cache, 2 MiB; enlarge it or leave it out"; !errors.Is(err, ErrRefused) || err.Error() != want {
+		t.Errorf("%v, want %s", err, want)
+	}
+	r.Profile.Disk.Partitions.Ephemeral, empty = 0, r
 	empty.ImageCache = nil
 	if n := size(empty); n != 0 {
 		t.Errorf("with neither images nor size: %d bytes", n)

@@ -10,7 +10,6 @@ import (
 	"regexp"
 	"strings"
 	"testing"
-	"time"
 
 	"github.com/kilnhq/kiln/imager/extent"
 	"github.com/kilnhq/kiln/imager/vm"
@@ -107,9 +106,27 @@ func cacheFixture(t *testing.T) (dir string, program []byte) {
 	return dir, program
 }
 
-// cacheImported waits until the images have been brought in, and returns what the
-// console says of it.
-var cacheImported = regexp.MustCompile(`(^|\] )kiln: stage=imagecache `)
+// importedImages waits until the service of the image cache is done in the start of
+// that number, and returns what the console says of it.
+func importedImages(t *testing.T, admin remote, m *vm.Machine, start int) map[string]string {
+	t.Helper()
+	admin.await(t, "greet", "done") // which comes after it
+	var all []milestone
+	for _, l := range milestones(t, m.Console()) {
+		if l.fields["stage"] == "imagecache" {
+			all = append(all, l)
+		}
+	}
+	if len(all) != start {
+		t.Fatalf("the console says %d times that the images are there, want %d", len(all), start)
+	}
+	fields := all[start-1].fields
+	t.Logf("start %d: the images are there %s s after the kernel's start, which took %s", start, fields["t"], fields["took"])
+	if log := admin.run(t, "logs", "greet"); !strings.Contains(log, "from the cache: hello <nil>") {
+		t.Errorf("log:\n%s", log)
+	}
+	return fields
+}
 
 // A node without a network runs a container of an image that its disk came with, and
 // the next start finds the image where it is.
@@ -130,29 +147,10 @@ func TestImageCache(t *testing.T) {
 	api := freePort(t)
 	ctx, m := startWithin(t, 3*patience, vm.Config{Image: disk, Firmware: vm.BIOS, Memory: 1536, Forward: map[int]int{api: 50000}, Restart: true})
 	admin := remote{kiln: kiln, endpoint: fmt.Sprintf("127.0.0.1:%d", api), contexts: filepath.Join(dir, "config/client.yaml")}
-	imported := func(count string) {
-		t.Helper()
-		begin := time.Now()
-		line, err := m.Wait(ctx, cacheImported)
-		if err != nil {
-			t.Fatal(err)
-		}
-		l, _, err := parseMilestone(line)
-		if err != nil {
-			t.Fatal(err)
-		}
-		if l.fields["images"] != "1" || l.fields["imported"] != count || l.fields["failed"] != "0" {
-			t.Errorf("%v, want %s of one image imported", l.fields, count)
-		}
-		t.Logf("the image is there %v s after the start of the kernel, %v after that of the services", l.fields["t"], l.fields["took"])
-		ready(t, ctx, m)
-		admin.await(t, "greet", "done")
-		t.Logf("the container has run, %.1f s later", time.Since(begin).Seconds())
-		if log := admin.run(t, "logs", "greet"); !strings.Contains(log, "from the cache: hello <nil>") {
-			t.Errorf("log:\n%s", log)
-		}
+	ready(t, ctx, m)
+	if f := importedImages(t, admin, m, 1); f["images"] != "1" || f["imported"] != "1" || f["failed"] != "0" {
+		t.Errorf("%v, want one image imported", f)
 	}
-	imported("1")
 	for namespace, want := range map[string][]string{"system": {"docker.io/library/greet:1"}, "k8s.io": {"docker.io/library/greet:1", "docker.io/library/greet@sha256:"}} {
 		out := admin.run(t, "images", "--namespace", namespace)
 		for _, name := range want {
@@ -166,7 +164,10 @@ func TestImageCache(t *testing.T) {
 		t.Errorf("hosts.toml:\n%s", out)
 	}
 	admin.run(t, "reboot")
-	imported("0")
+	ready(t, ctx, m)
+	if f := importedImages(t, admin, m, 2); f["images"] != "1" || f["imported"] != "0" || f["failed"] != "0" {
+		t.Errorf("%v, want the image to be there already", f)
+	}
 	shutdown(t, ctx, m)
 }
 
@@ -200,21 +201,13 @@ func TestImageCacheISO(t *testing.T) {
 	api := freePort(t)
 	ctx, m := startWithin(t, 3*patience, vm.Config{Image: iso, Bus: vm.CDROM, Firmware: vm.BIOS, Memory: 2048, Forward: map[int]int{api: 50000}})
 	admin := remote{kiln: kiln, endpoint: fmt.Sprintf("127.0.0.1:%d", api), contexts: filepath.Join(dir, "config/client.yaml")}
-	line, err := m.Wait(ctx, cacheImported)
-	if err != nil {
-		t.Fatal(err)
-	}
-	if l, _, err := parseMilestone(line); err != nil || l.fields["images"] != "2" || l.fields["imported"] != "1" || l.fields["failed"] != "1" {
-		t.Errorf("%s (%v), want one of two imported", line, err)
-	}
 	ready(t, ctx, m)
-	admin.await(t, "greet", "done")
-	if log := admin.run(t, "logs", "greet"); !strings.Contains(log, "from the cache: hello <nil>") {
-		t.Errorf("log:\n%s", log)
+	if f := importedImages(t, admin, m, 1); f["images"] != "2" || f["imported"] != "1" || f["failed"] != "1" {
+		t.Errorf("%v, want one of two imported", f)
 	}
 	want := regexp.MustCompile(`kiln: note text="imagecache: docker\.io/library/broken:1: blobs/sha256/[0-9a-f]{64}: containerd: unexpected commit digest`)
-	if _, err := m.Wait(ctx, want); err != nil {
-		t.Errorf("the console does not say what is damaged: %v", err)
+	if !want.MatchString(m.Console()) {
+		t.Error("the console does not say what is damaged")
 	}
 	shutdown(t, ctx, m)
 }

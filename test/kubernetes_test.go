@@ -118,9 +118,9 @@ func userland(t *testing.T, p rootfs.Program, dir string) []byte {
 func archive(t *testing.T, dir, tag string, program []byte, entry string, names ...string) string {
 	t.Helper()
 	root := tree.New()
-	err := root.Add("usr/local/bin/"+entry, &tree.Inode{Mode: 0o755, Content: extent.Bytes(program)})
+	err := root.Add(entry, &tree.Inode{Mode: 0o755, Content: extent.Bytes(program)})
 	for _, n := range names {
-		err = errors.Join(err, root.Add("usr/local/bin/"+n, &tree.Inode{Mode: fs.ModeSymlink | 0o777, Target: entry}))
+		err = errors.Join(err, root.Add(n, &tree.Inode{Mode: fs.ModeSymlink | 0o777, Target: entry}))
 	}
 	if err != nil {
 		t.Fatal(err)
@@ -133,7 +133,7 @@ func archive(t *testing.T, dir, tag string, program []byte, entry string, names 
 		_, entry, _ = strings.Cut(tag, "/")
 		entry, _, _ = strings.Cut(entry, ":")
 	}
-	img, err := ociimage.Image(ociimage.Config{Architecture: "amd64", Entrypoint: []string{"/usr/local/bin/" + entry}, Env: []string{"PATH=/usr/local/bin"}}, layer)
+	img, err := ociimage.Image(ociimage.Config{Architecture: "amd64", Entrypoint: []string{"/" + entry}, Env: []string{"PATH=/"}}, layer)
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -253,7 +253,7 @@ func TestStaticPod(t *testing.T) {
 		t.Skip("SKIPPED: KILN_KUBERNETES is not set; 'make test-full' builds the extension kubernetes and sets it")
 	}
 	const documents = "---\napiVersion: v1alpha1\nkind: Kubelet\nsandboxImage: kiln.local/pause:1\n"
-	n := newKubeNode(t, 3*patience, 1536, helloImages(t), documents+"---\napiVersion: v1alpha1\nkind: StaticPod\nname: hello\npod: "+helloPod+"\n", nil)
+	n := newKubeNode(t, 6*patience, 1536, helloImages(t), documents+"---\napiVersion: v1alpha1\nkind: StaticPod\nname: hello\npod: "+helloPod+"\n", nil)
 	n.reaches(t, "the static pod says hello", func() error {
 		return n.says(`hello: addresses \[127\.0\.0\.1/8 .*10\.244\.0\.\d+/24.*\], seccomp 2, volume tmpfs`)
 	})
@@ -261,7 +261,7 @@ func TestStaticPod(t *testing.T) {
 	n.run(t, "config", "apply", n.with(t, documents))
 	n.reaches(t, "the static pod is gone", func() error {
 		out, err := n.command("ps").Output()
-		if err == nil && bytes.Contains(out, []byte("/usr/local/bin/hello")) {
+		if err == nil && bytes.Contains(out, []byte(" /hello")) {
 			err = fmt.Errorf("it runs: %s", out)
 		}
 		return err

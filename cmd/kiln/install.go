@@ -77,7 +77,7 @@ kiln.install.disk=DISK.`,
 	c.Flags().StringVar(&f.platform, "platform", "", "profile to install, a built-in one or a file (default: the installer image's, or metal)")
 	c.Flags().StringVar(&f.source, "source", os.Getenv(imager.SourceVariable), "directory with what to install: of an installer image, or /kiln of an ISO image")
 	c.Flags().StringVar(&f.instance, "instance", "", "UUID from which those of the disk and its partitions derive (default: a random one)")
-	c.Flags().StringSliceVar(&f.keep, "keep", nil, "labels of partitions to keep as they are: META, STATE, EPHEMERAL")
+	c.Flags().StringSliceVar(&f.keep, "keep", nil, "labels of partitions to keep as they are: META, STATE, IMAGECACHE, EPHEMERAL")
 	c.Flags().StringVar(&f.verify, "verify", "full", "how much to read back: full, quick or none")
 	c.Flags().BoolVar(&f.plan, "plan", false, "show what is on the disk and what would be written, and write nothing")
 	c.Flags().BoolVar(&f.json, "json", false, "print the plan as JSON")

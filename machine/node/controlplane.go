@@ -75,7 +75,7 @@ func (k *keeper) kubeadm(c *config.Config, node kubelet.Node, restart service.Re
 	}
 	return n.services.Add(service.Spec{
 		Name: kubeadmName, Path: kubeadmProgram, Args: append(args, "--config="+file),
-		Env: []string{programPath, "HOME=/run"}, After: n.imageServices(), Restart: restart,
+		Env: []string{programPath, "HOME=/run"}, After: []string{ContainerdName}, Restart: restart,
 		Cgroup: filepath.Join(groupRoot, systemGroup, kubeadmName),
 	})
 }

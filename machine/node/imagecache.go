@@ -33,6 +33,11 @@ const (
 	argMedium     = "kiln.medium"     // GUID of the ISO image
 )
 
+// importing is how long all images may take.
+const importing = 2 * time.Hour
+
+var errImporting = errors.New("images are being brought in")
+
 // mediumWait is how long a CD drive may take to be there.
 const mediumWait = 30 * time.Second
 
@@ -55,6 +60,8 @@ func (n *Node) imageCacheService(ctx context.Context) []service.Spec {
 	return []service.Spec{{
 		Name: ImageCacheName, Path: clientProgram, Args: []string{"cache", dir, report}, Env: []string{"PATH=/usr/bin", "GOMEMLIMIT=32MiB"},
 		After: []string{ContainerdName}, Restart: service.OnFailure,
+		// What comes after it waits for its end, not for its process.
+		Health: func(context.Context) error { return errImporting }, Patience: importing,
 	}}
 }
 

@@ -167,6 +167,14 @@ func (k *keeper) step() (wait string, err error) {
 	if err := k.writePods(c.StaticPods); err != nil {
 		return "", err
 	}
+	// Otherwise it would ask registries for what is about to be there, and again
+	// only after minutes.
+	if s, there := n.service(ImageCacheName); there {
+		switch s.State {
+		case service.Waiting, service.Starting, service.Running:
+			return "for the image cache", nil
+		}
+	}
 	if kubelet.InCluster(c, node) {
 		if wait := k.clusterNeeds(c, node, status.Ready); wait != "" {
 			return wait, nil
@@ -274,7 +282,7 @@ func (k *keeper) start(c *config.Config, node kubelet.Node) error {
 	file := filepath.Join(k.node.options.RunDir, "kubelet.json")
 	spec := &service.Spec{
 		Name: kubeletName, Path: kubeletProgram, Args: kubelet.Args(c, node, file), Env: []string{programPath},
-		After: k.node.imageServices(), OOM: -999, Health: healthy, Cgroup: filepath.Join(groupRoot, systemGroup, kubeletName),
+		After: []string{ContainerdName}, OOM: -999, Health: healthy, Cgroup: filepath.Join(groupRoot, systemGroup, kubeletName),
 	}
 	if k.spec != nil && reflect.DeepEqual(k.spec.Args, spec.Args) && bytes.Equal(k.config, data) {
 		return nil
