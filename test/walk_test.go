@@ -114,6 +114,7 @@ func TestWalk(t *testing.T) {
 	t.Run("strangers", func(t *testing.T) { refusesStrangers(t, admin, dir) })
 	t.Run("listens", func(t *testing.T) { listensOnly(t, admin) })
 	t.Run("server", func(t *testing.T) { unprivileged(t, admin) })
+	t.Run("verbs", func(t *testing.T) { verbsAnswer(t, admin, dir) })
 	t.Run("mounts", func(t *testing.T) { walkMounts(t, admin) })
 	shutdown(t, ctx, m)
 }
