@@ -71,6 +71,25 @@ func verbsAnswer(t *testing.T, admin remote, dir string) {
 	collects(t, admin)
 }
 
+// readerReads wants the API's server itself to read what everybody may, and nothing
+// else.
+func readerReads(t *testing.T, admin remote, dir string) {
+	reader := admin
+	reader.contexts = filepath.Join(t.TempDir(), "reader.yaml")
+	run(t, reader.kiln, "config", "client", "--ca", filepath.Join(dir, "ca.pem"), "--role", "reader", "--address", "127.0.0.1", "--output", reader.contexts)
+	if out := reader.run(t, "read", "/etc/hostname"); out != "node1\n" {
+		t.Errorf("/etc/hostname: %q", out)
+	}
+	if out := reader.run(t, "ls", "/usr/bin"); !strings.Contains(out, "/usr/bin/apid") {
+		t.Errorf("/usr/bin: %s", out)
+	}
+	if out := reader.run(t, "config", "get"); strings.Contains(out, "PRIVATE KEY") || !strings.Contains(out, "kind: API") {
+		t.Errorf("the configuration, for a reader:\n%s", out)
+	}
+	reader.refused(t, []string{"ls", "/system/state"}, "takes the role kiln:admin")
+	reader.refused(t, []string{"read", "/proc/1/mem"}, "permission denied")
+}
+
 // stopsAndStarts wants a service to do what it is told.
 func stopsAndStarts(t *testing.T, admin remote) {
 	t.Helper()
