@@ -34,14 +34,14 @@ func verbsAnswer(t *testing.T, admin remote, dir string) {
 		{"ps --kernel", []string{"[kthreadd]"}},
 		{"stats", []string{"load", "processors", "network eth0", "disk vda"}},
 		{"memory", []string{"TOTAL"}},
-		{"mounts", []string{"/system/state", "/var", "overlay"}},
+		{"mounts", []string{"/system/state", "/var", "squashfs"}},
 		{"disks", []string{"/dev/vda", "disk"}},
 		{"logs containerd", []string{"containerd successfully booted"}},
 		{"logs apid --tail 1 --times", []string{"T"}},
 		{"ls /etc/ssl/certs", []string{"/etc/ssl/certs/"}},
 		{"read /etc/os-release", []string{"ID=kiln"}},
 		{"config get", []string{"kind: API"}},
-		{"meta set user-1 Bob", nil},
+		{"meta set user-1=Bob", nil},
 		{"meta get user-1", []string{"Bob"}},
 		{"meta delete user-1", nil},
 		{"config apply --dry-run " + filepath.Join(dir, "machine.yaml"), []string{"nothing was changed"}},
@@ -86,7 +86,7 @@ func readerReads(t *testing.T, admin remote, dir string) {
 	if out := reader.run(t, "config", "get"); strings.Contains(out, "PRIVATE KEY") || !strings.Contains(out, "kind: API") {
 		t.Errorf("the configuration, for a reader:\n%s", out)
 	}
-	reader.refused(t, []string{"ls", "/system/state"}, "takes the role kiln:admin")
+	reader.refused(t, []string{"read", "/system/state/config.yaml"}, "takes the role kiln:admin")
 	reader.refused(t, []string{"read", "/proc/1/mem"}, "permission denied")
 }
 
