@@ -46,6 +46,9 @@ func TestMain(m *testing.M) {
 	if os.Getpid() == 1 {
 		asInit()
 	}
+	if relay() {
+		return
+	}
 	os.Exit(m.Run())
 }
 

@@ -49,6 +49,12 @@ func TestArguments(t *testing.T) {
 		{"screen", Config{Kernel: "vmlinuz", Firmware: BIOS, Screen: true}, common + devices + "-device VGA -kernel vmlinuz -append "},
 		{"another processor", Config{Kernel: "vmlinuz", Firmware: BIOS, CPU: "max,-smap"},
 			strings.Replace(common, "-cpu max", "-cpu max,-smap", 1) + devices + "-kernel vmlinuz -append "},
+		{"a network with a server", Config{Kernel: "vmlinuz", Firmware: BIOS, Network: "169.254.169.0/24", Forward: map[int]int{1: 2},
+			Serve: map[string]string{"169.254.169.254:80": "relay a,b"}, More: []string{"-rtc", "base=1970-01-01"}},
+			common + strings.Replace(devices, "restrict=on", "restrict=on,hostfwd=tcp:127.0.0.1:1-:2,net=169.254.169.0/24,guestfwd=tcp:169.254.169.254:80-cmd:relay a,,b", 1) +
+				"-kernel vmlinuz -append  -rtc base=1970-01-01"},
+		{"a machine with a name", Config{Kernel: "vmlinuz", Firmware: BIOS, UUID: "00112233-4455-6677-8899-aabbccddeeff"}, common + devices +
+			"-uuid 00112233-4455-6677-8899-aabbccddeeff -kernel vmlinuz -append "},
 		{"more disks", Config{Kernel: "vmlinuz", Firmware: BIOS, Disks: []string{"x.raw", "y.raw"}, Snapshot: true}, common + devices +
 			"-drive if=none,id=extra0,format=raw,discard=unmap,file=x.raw,snapshot=on -device virtio-blk-pci,drive=extra0 " +
 			"-drive if=none,id=extra1,format=raw,discard=unmap,file=y.raw,snapshot=on -device virtio-blk-pci,drive=extra1 -kernel vmlinuz -append "},

@@ -33,7 +33,11 @@ func (n *Node) startNetwork() error {
 	if err := bindEtc(); err != nil {
 		n.remark("etc", "%v", err)
 	}
-	net, err := network.Start(network.Options{Report: n.reportNetwork, Log: func(text string) { n.event("network", "", text, nil) }})
+	o := network.Options{Report: n.reportNetwork, Log: func(text string) { n.event("network", "", text, nil) }}
+	if n.lasting {
+		o.MachineID = n.machineID
+	}
+	net, err := network.Start(o)
 	if err != nil {
 		return err
 	}
@@ -71,11 +75,8 @@ func (n *Node) reportNetwork(s network.Status) {
 	n.status = s
 	cfg := n.config
 	n.mu.Unlock()
-	if s.Hostname != "" && s.Hostname != old.Hostname {
-		if err := unix.Sethostname([]byte(s.Hostname)); err != nil {
-			n.remark("hostname", "%s: %v", s.Hostname, err)
-		}
-	}
+	s = n.named(s)
+	n.setHostname(s.Hostname)
 	var more []network.Host
 	if cfg != nil {
 		more = network.HostsOf(cfg)
@@ -101,6 +102,7 @@ func (n *Node) reportNetwork(s network.Status) {
 		}
 	}
 	n.clock.servers()
+	n.wakeKubelet()
 }
 
 // settling is how long addresses must have been the node's to be told of: one soon
