@@ -159,8 +159,8 @@ func (r remote) memory(t *testing.T) (used uint64) {
 		used>>20, m.Total>>20, m.Free>>20, (m.Buffers+m.Cached)>>20, m.Shared>>20, m.Slab>>20, m.Reclaimable>>20)
 	t.Logf("kept free by the kernel: %s kB", strings.TrimSpace(r.run(t, "read", "/proc/sys/vm/min_free_kbytes")))
 	for line := range strings.Lines(r.run(t, "read", "/proc/meminfo")) {
-		if strings.Contains(line, "Active") || strings.Contains(line, "Inactive") || strings.HasPrefix(line, "Anon") || strings.HasPrefix(line, "Kernel") ||
-			strings.HasPrefix(line, "PageTables") || strings.HasPrefix(line, "Percpu") || strings.HasPrefix(line, "Vmalloc") || strings.HasPrefix(line, "Unevictable") {
+		name, _, _ := strings.Cut(line, ":")
+		if slices.Contains([]string{"AnonPages", "AnonHugePages", "KernelStack", "PageTables", "VmallocUsed"}, name) {
 			t.Log(strings.TrimSpace(line))
 		}
 	}
