@@ -246,6 +246,9 @@ func (n *Node) carryOut() {
 	n.carrying.Lock()
 	defer n.carrying.Unlock()
 	c, _ := n.current()
+	if c == nil {
+		return
+	}
 	n.loadModules(c) // first: some bring kernel parameters
 	n.setSysctls()
 	n.writeFiles(c)
