@@ -135,6 +135,8 @@ type Container struct {
 	PID       int32     `json:"pid"`
 	Restarts  uint32    `json:"restarts"`
 	Created   time.Time `json:"created,omitzero"`
+	Memory    uint64    `json:"memory"` // bytes
+	CPU       uint64    `json:"cpu"`    // milliseconds
 }
 
 type ImageList struct {

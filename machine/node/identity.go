@@ -17,8 +17,43 @@ import (
 )
 
 // certificateLife is how long the API's certificate is valid. It is made anew with
-// every start and whenever the node's addresses change.
+// every start, whenever the node's addresses change, and in time.
 const certificateLife = 365 * 24 * time.Hour
+
+// renew makes the API's certificate anew before it ends.
+func (n *Node) renew(ctx context.Context) {
+	again := time.NewTicker(certificateLife / 4)
+	defer again.Stop()
+	for {
+		select {
+		case <-again.C:
+			if err := n.issue(); err != nil {
+				n.remark("api", "%v", err)
+			}
+		case <-ctx.Done():
+			return
+		}
+	}
+}
+
+// notBefore is from when a certificate is valid: a time that is certainly past.
+func notBefore(pair config.KeyPair) time.Time {
+	certs, err := config.Certificates(pair.Certificate)
+	if err != nil {
+		return time.Time{}
+	}
+	return certs[0].NotBefore
+}
+
+// validity returns when the API's certificate begins and how long it is valid. As
+// long as nobody has told the node the time it is valid as long as its issuer's,
+// whatever the clock of who looks at it says.
+func (n *Node) validity() (time.Time, time.Duration) {
+	if !n.clock.syncer.Status().Synced {
+		return time.Unix(0, 0), identity.AuthorityLife
+	}
+	return time.Now(), certificateLife
+}
 
 // maintain gives the API the identity of a node without a configuration, and
 // returns its fingerprint.
@@ -63,7 +98,8 @@ func (n *Node) issue() error {
 		}
 	}
 	addresses = append(addresses, netip.AddrFrom4([4]byte{127, 0, 0, 1}), netip.IPv6Loopback())
-	pair, err := issuer.NewServer(rand.Reader, time.Now(), certificateLife, names, addresses)
+	now, life := n.validity()
+	pair, err := issuer.NewServer(rand.Reader, now, life, names, addresses)
 	if err != nil {
 		return err
 	}
