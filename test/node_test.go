@@ -28,7 +28,7 @@ type remote struct {
 }
 
 // freePort returns a port of the loopback address that nobody listens on.
-func freePort(t *testing.T) int {
+func freePort(t testing.TB) int {
 	t.Helper()
 	l, err := net.Listen("tcp", "127.0.0.1:0")
 	if err != nil {
@@ -130,7 +130,7 @@ func TestNode(t *testing.T) {
 	if out := stranger.run(t, "config", "apply", "--dry-run", machine); !strings.Contains(out, "+ API") {
 		t.Errorf("config apply --dry-run: %s", out)
 	}
-	stranger.run(t, "config", "apply", machine)
+	stranger.run(t, "config", "apply", withModules(t, machine, "numdummies=2"))
 	for _, want := range []*regexp.Regexp{configLine, mutualLine} {
 		if _, err := m.Wait(ctx, want); err != nil {
 			t.Fatal(err)
@@ -141,6 +141,16 @@ func TestNode(t *testing.T) {
 	admin.contexts, admin.flags = filepath.Join(dir, "client.yaml"), nil
 	admin.await(t)
 	isManaged(t, admin)
+	hasDevices(t, admin)
+	absent := nodeModule{Name: "kiln_absent", State: "failed", Reason: "there is no module or alias of that name"}
+	admin.hasModule(t, absent)
+	admin.hasModule(t, nodeModule{Name: "dummy", State: "loaded", Parameters: "numdummies=2"})
+	admin.run(t, "config", "apply", withModules(t, machine, "numdummies=3"))
+	admin.hasModule(t, nodeModule{Name: "dummy", State: "loaded", Parameters: "numdummies=2", Reason: `is to have "numdummies=3": restart the node`})
+	id := admin.run(t, "read", "/etc/machine-id")
+	if !regexp.MustCompile(`^[0-9a-f]{32}\n$`).MatchString(id) {
+		t.Errorf("/etc/machine-id: %q", id)
+	}
 	stranger.refused(t, []string{"version"}, "certificate")
 	reader := admin
 	reader.contexts = filepath.Join(t.TempDir(), "reader.yaml")
@@ -154,6 +164,11 @@ func TestNode(t *testing.T) {
 	}
 	ready(t, ctx, m)
 	isManaged(t, admin)
+	admin.hasModule(t, absent)
+	admin.hasModule(t, nodeModule{Name: "dummy", State: "loaded", Parameters: "numdummies=3"})
+	if again := admin.run(t, "read", "/etc/machine-id"); again != id {
+		t.Errorf("/etc/machine-id: %q after a restart, was %q", again, id)
+	}
 	isHardened(t, admin)
 	shutdown(t, ctx, m)
 }
@@ -168,19 +183,7 @@ func isManaged(t *testing.T, admin remote) {
 	if out := admin.run(t, "read", "/etc/hostname"); out != "node1\n" {
 		t.Errorf("/etc/hostname: %q", out)
 	}
-	// In /proc/net/tcp the state 0A is listening; the port is the second number of
-	// the local address.
-	var ports []string
-	for _, file := range []string{"/proc/1/net/tcp", "/proc/1/net/tcp6"} {
-		for line := range strings.Lines(admin.run(t, "read", file)) {
-			if f := strings.Fields(line); len(f) > 3 && f[3] == "0A" && !strings.HasPrefix(f[1], "0100007F:") {
-				ports = append(ports, f[1][strings.LastIndexByte(f[1], ':')+1:])
-			}
-		}
-	}
-	if !slices.Equal(ports, []string{"C350"}) { // 50000
-		t.Errorf("ports that are listened on: %v, want C350 only", ports)
-	}
+	listensOnly(t, admin, false)
 	var memory []struct {
 		Total, Available uint64 `json:",string"`
 	}

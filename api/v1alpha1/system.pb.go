@@ -659,6 +659,8 @@ type Container struct {
 	Pid           int32                  `protobuf:"varint,7,opt,name=pid,proto3" json:"pid,omitempty"`
 	Restarts      uint32                 `protobuf:"varint,8,opt,name=restarts,proto3" json:"restarts,omitempty"`
 	Created       *timestamppb.Timestamp `protobuf:"bytes,9,opt,name=created,proto3" json:"created,omitempty"`
+	Memory        uint64                 `protobuf:"varint,10,opt,name=memory,proto3" json:"memory,omitempty"` // bytes
+	Cpu           uint64                 `protobuf:"varint,11,opt,name=cpu,proto3" json:"cpu,omitempty"`       // user and system time, in milliseconds
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -754,6 +756,20 @@ func (x *Container) GetCreated() *timestamppb.Timestamp {
 		return x.Created
 	}
 	return nil
+}
+
+func (x *Container) GetMemory() uint64 {
+	if x != nil {
+		return x.Memory
+	}
+	return 0
+}
+
+func (x *Container) GetCpu() uint64 {
+	if x != nil {
+		return x.Cpu
+	}
+	return 0
 }
 
 type ImagesRequest struct {
@@ -2666,7 +2682,7 @@ const file_kiln_v1alpha1_system_proto_rawDesc = "" +
 	"\x12ContainersResponse\x128\n" +
 	"\n" +
 	"containers\x18\x01 \x03(\v2\x18.kiln.v1alpha1.ContainerR\n" +
-	"containers\"\xf1\x01\n" +
+	"containers\"\x9b\x02\n" +
 	"\tContainer\x12\x1c\n" +
 	"\tnamespace\x18\x01 \x01(\tR\tnamespace\x12\x0e\n" +
 	"\x02id\x18\x02 \x01(\tR\x02id\x12\x12\n" +
@@ -2676,7 +2692,10 @@ const file_kiln_v1alpha1_system_proto_rawDesc = "" +
 	"\x06status\x18\x06 \x01(\tR\x06status\x12\x10\n" +
 	"\x03pid\x18\a \x01(\x05R\x03pid\x12\x1a\n" +
 	"\brestarts\x18\b \x01(\rR\brestarts\x124\n" +
-	"\acreated\x18\t \x01(\v2\x1a.google.protobuf.TimestampR\acreated\"-\n" +
+	"\acreated\x18\t \x01(\v2\x1a.google.protobuf.TimestampR\acreated\x12\x16\n" +
+	"\x06memory\x18\n" +
+	" \x01(\x04R\x06memory\x12\x10\n" +
+	"\x03cpu\x18\v \x01(\x04R\x03cpu\"-\n" +
 	"\rImagesRequest\x12\x1c\n" +
 	"\tnamespace\x18\x01 \x01(\tR\tnamespace\">\n" +
 	"\x0eImagesResponse\x12,\n" +

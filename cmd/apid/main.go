@@ -16,6 +16,7 @@ import (
 	"os"
 	"os/signal"
 	"runtime"
+	"strconv"
 	"time"
 
 	"golang.org/x/sys/unix"
@@ -24,6 +25,7 @@ import (
 	"github.com/kilnhq/kiln/machine/api/files"
 	"github.com/kilnhq/kiln/machine/blockdev"
 	"github.com/kilnhq/kiln/machine/control"
+	"github.com/kilnhq/kiln/machine/landlock"
 	"github.com/kilnhq/kiln/machine/nodeinfo"
 )
 
@@ -45,6 +47,9 @@ func run(ctx context.Context, log *slog.Logger, listen, socket string) error {
 		return errors.New("started as root; start it as a user of its own, which PID 1 allows to ask (control.Server.Users)")
 	}
 	if err := confine(); err != nil {
+		return err
+	}
+	if err := restrict(log, listen); err != nil {
 		return err
 	}
 	tree, err := files.Open("/")
@@ -99,10 +104,34 @@ func confine() error {
 		return fmt.Errorf("give up new privileges: %w", err)
 	}
 	runtime.UnlockOSThread()
+	_ = os.WriteFile("/proc/self/comm", []byte("apid"), 0) // it was exe from then on
 	// No core file, and nobody of the same user may look into this process: it
 	// holds the node's key.
 	if err := unix.Prctl(unix.PR_SET_DUMPABLE, 0, 0, 0, 0); err != nil {
 		return fmt.Errorf("close this process to others: %w", err)
+	}
+	return nil
+}
+
+// restrict leaves this process nothing but to read files, to listen, and to ask
+// PID 1 over a socket that has a path. Kernels without landlock run it all the same.
+func restrict(log *slog.Logger, listen string) error {
+	_, p, err := net.SplitHostPort(listen)
+	if err != nil {
+		return err
+	}
+	port, err := strconv.ParseUint(p, 10, 16)
+	if err != nil {
+		return fmt.Errorf("address %s: %w", listen, err)
+	}
+	version, err := landlock.Restrict(landlock.Rules{Read: []string{"/"}, Listen: []uint16{uint16(port)}})
+	if err != nil {
+		return err
+	}
+	if version == 0 {
+		log.Warn("the kernel has no landlock: files and network are restricted by the user only")
+	} else {
+		log.Info("files and network are restricted", "landlock", version)
 	}
 	return nil
 }

@@ -102,10 +102,11 @@ func newNodeContainers(n *nodeFlags) *cobra.Command {
 	c := newQuery(n, "containers", "List the containers", func(ctx context.Context, c v1alpha1.NodeClient) (*v1alpha1.ContainersResponse, error) {
 		return c.Containers(ctx, &v1alpha1.ContainersRequest{Namespace: namespace()})
 	}, view[*v1alpha1.ContainersResponse]{
-		[]string{"ID", "NAME", "POD", "STATUS", "PID", "RESTARTS", "CREATED", "IMAGE"}, func(m *v1alpha1.ContainersResponse) [][]string {
+		[]string{"ID", "NAME", "POD", "STATUS", "PID", "RESTARTS", "MEMORY", "CPU", "CREATED", "IMAGE"}, func(m *v1alpha1.ContainersResponse) [][]string {
 			var rows [][]string
 			for _, x := range m.GetContainers() {
-				rows = append(rows, []string{x.GetId(), x.GetName(), x.GetPod(), x.GetStatus(), decimal(x.GetPid()), decimal(x.GetRestarts()), when(x.GetCreated()), x.GetImage()})
+				rows = append(rows, []string{x.GetId(), x.GetName(), x.GetPod(), x.GetStatus(), decimal(x.GetPid()), decimal(x.GetRestarts()),
+					progress.Bytes(int64(x.GetMemory())), fmt.Sprintf("%.2fs", float64(x.GetCpu())/1000), when(x.GetCreated()), x.GetImage()})
 			}
 			return rows
 		},
@@ -213,7 +214,7 @@ func newNodeDisks(n *nodeFlags) *cobra.Command {
 }
 
 func newNodeModules(n *nodeFlags) *cobra.Command {
-	return newQuery(n, "modules", "List the kernel modules of the extensions, and why one is not loaded", func(ctx context.Context, c v1alpha1.NodeClient) (*v1alpha1.ModulesResponse, error) {
+	return newQuery(n, "modules", "List the kernel modules of extensions and configuration, and why one is not loaded", func(ctx context.Context, c v1alpha1.NodeClient) (*v1alpha1.ModulesResponse, error) {
 		return c.Modules(ctx, &v1alpha1.ModulesRequest{})
 	}, view[*v1alpha1.ModulesResponse]{
 		[]string{"NAME", "STATE", "EXTENSION", "PARAMETERS", "REASON"}, func(m *v1alpha1.ModulesResponse) [][]string {

@@ -9,9 +9,12 @@ import (
 	"io/fs"
 	"os"
 	"strings"
+	"sync"
 
 	"github.com/spf13/cobra"
 	"google.golang.org/grpc"
+	"google.golang.org/grpc/codes"
+	"google.golang.org/grpc/status"
 
 	"github.com/kilnhq/kiln/api/v1alpha1"
 	"github.com/kilnhq/kiln/internal/progress"
@@ -20,39 +23,65 @@ import (
 
 func newNodeUpgrade(n *nodeFlags) *cobra.Command {
 	var image string
-	var reboot bool
+	var stay bool
 	c := &cobra.Command{
 		Use:   "upgrade --image IMAGE",
-		Short: "Install another system into the other slot",
-		Long: `Install another system into the slot that is not in use, and make it the one that
-is tried first. IMAGE is a file, which is sent, or the reference of an OCI image,
-which the node fetches. If it does not come up the node returns to the present one.`,
-		Example: "  kiln node upgrade --nodes 192.0.2.10 --image kiln-metal-amd64.raw --reboot\n  kiln node upgrade --nodes 192.0.2.10 --image registry.example.com/kiln/installer:v1.2.3",
-		Args:    args(0, "no arguments"),
+		Short: "Install another system into the other slot, and restart",
+		Long: `Install another system into the slot that is not in use, put it on trial, and
+restart the node. If the new system does not come up the node returns to the
+present one; so it does if anything fails, or this command is ended, before.
+
+IMAGE is an installer image: the file that 'kiln build installer' or 'docker save'
+writes, which is sent, or the reference of one in a registry, which the node
+fetches. Its extensions and kernel arguments are those that the node will have;
+machine configuration, data and platform stay.`,
+		Example: `  kiln node upgrade --nodes 192.0.2.10 --image kiln.installer.tar
+  kiln node upgrade --nodes 192.0.2.10 --image registry.example.com/kiln/installer:v1.2.3 --no-reboot`,
+		Args: args(0, "no arguments"),
 		RunE: func(c *cobra.Command, _ []string) error {
 			if image == "" {
 				return usageError{errors.New("no image, want --image FILE or --image REFERENCE")}
 			}
+			format, err := n.format()
+			if err != nil {
+				return err
+			}
 			if err := n.named(); err != nil {
 				return err
 			}
-			o := &v1alpha1.UpgradeOptions{Reboot: reboot}
-			if fi, err := os.Stat(image); err == nil && fi.Mode().IsRegular() {
+			o := &v1alpha1.UpgradeOptions{Reboot: !stay}
+			fi, err := os.Stat(image)
+			switch {
+			case err == nil && fi.Mode().IsRegular():
 				if err := describe(o, image, fi.Size()); err != nil {
 					return err
 				}
-			} else if strings.HasPrefix(image, "/") || strings.HasPrefix(image, ".") {
+			case err == nil && fi.IsDir():
+				return usageError{fmt.Errorf("%s is a directory, want the file that 'kiln build installer' writes", image)}
+			case strings.HasPrefix(image, "/") || strings.HasPrefix(image, "."):
 				return &fs.PathError{Op: "open", Path: image, Err: fs.ErrNotExist}
-			} else {
+			default:
 				o.Reference = image
 			}
+			var mu sync.Mutex
 			return n.each(c.Context(), func(ctx context.Context, _ int, t client.Target, nc v1alpha1.NodeClient) error {
-				return sendUpgrade(ctx, nc, o, image, func(line string) { fmt.Fprintf(c.OutOrStdout(), "%s: %s\n", t.Node, printable(line)) })
+				step := ""
+				return sendUpgrade(ctx, nc, o, image, func(m *v1alpha1.UpgradeProgress) error {
+					mu.Lock()
+					defer mu.Unlock()
+					return printMessage(c.OutOrStdout(), format, t.Node, true, m, func() []string {
+						if step == m.GetStep() {
+							return nil
+						}
+						step = m.GetStep()
+						return []string{stepLine(m)}
+					})
+				})
 			})
 		},
 	}
-	c.Flags().StringVar(&image, "image", "", "file or reference of the image")
-	c.Flags().BoolVar(&reboot, "reboot", false, "restart when it is done")
+	c.Flags().StringVar(&image, "image", "", "file or reference of the installer image")
+	c.Flags().BoolVar(&stay, "no-reboot", false, "leave the restart to somebody else")
 	return c
 }
 
@@ -75,7 +104,7 @@ func describe(o *v1alpha1.UpgradeOptions, image string, size int64) error {
 }
 
 // sendUpgrade asks for an upgrade, and says what becomes of it.
-func sendUpgrade(ctx context.Context, nc v1alpha1.NodeClient, o *v1alpha1.UpgradeOptions, image string, say func(string)) error {
+func sendUpgrade(ctx context.Context, nc v1alpha1.NodeClient, o *v1alpha1.UpgradeOptions, image string, say func(*v1alpha1.UpgradeProgress) error) error {
 	ctx, cancel := context.WithCancel(ctx)
 	defer cancel()
 	s, err := nc.Upgrade(ctx)
@@ -84,35 +113,35 @@ func sendUpgrade(ctx context.Context, nc v1alpha1.NodeClient, o *v1alpha1.Upgrad
 	}
 	sent := make(chan error, 1)
 	go func() { sent <- sendImage(s, o, image) }()
-	step := ""
 	for {
 		m, err := s.Recv()
 		if errors.Is(err, io.EOF) {
 			return <-sent
 		}
+		if err == nil {
+			err = say(m)
+		}
 		if err != nil {
 			cancel()
 			// What could not be read here is more than that the node was told so.
-			if e := <-sent; e != nil && !errors.Is(e, io.EOF) && ctx.Err() == nil {
+			if e := <-sent; e != nil && !errors.Is(e, io.EOF) && status.Code(e) != codes.Canceled {
 				return e
 			}
 			return err
 		}
-		if m.GetStep() != step {
-			step = m.GetStep()
-			say(stepLine(m))
-		}
-		if m.GetSlot() != "" {
-			say("slot " + m.GetSlot() + " has the new system")
-		}
 	}
 }
 
+// stepLine is what there is to say of a step when it begins.
 func stepLine(m *v1alpha1.UpgradeProgress) string {
+	line := m.GetStep()
 	if m.GetTotal() > 0 {
-		return m.GetStep() + ", " + progress.Bytes(int64(m.GetTotal()))
+		line += ", " + progress.Bytes(int64(m.GetTotal()))
 	}
-	return m.GetStep()
+	if m.GetSlot() != "" {
+		line += ": slot " + m.GetSlot() + " has the new system, and is tried at the next start"
+	}
+	return line
 }
 
 // sendImage sends options, and the file if they are of one.

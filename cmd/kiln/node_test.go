@@ -104,7 +104,7 @@ func (f *fakeNode) Upgrade(ctx context.Context, r control.UpgradeRequest, image 
 	if r.Reference == "" && (uint64(n) != r.Size || !bytes.Equal(h.Sum(nil), r.SHA256)) {
 		return fmt.Errorf("%w: %d bytes, want %d", control.ErrInvalid, n, r.Size)
 	}
-	f.note(ctx, "upgrade %s with %d bytes", r.Reference, n)
+	f.note(ctx, "upgrade %s with %d bytes, reboot %v", r.Reference, n, r.Reboot)
 	if err := send(control.UpgradeProgress{Step: "write", Total: r.Size}); err != nil {
 		return err
 	}

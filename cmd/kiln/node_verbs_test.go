@@ -116,11 +116,17 @@ func TestNodeUpgrade(t *testing.T) {
 	if err := os.WriteFile(image, bytes.Repeat([]byte("kiln"), 1<<20), 0o600); err != nil {
 		t.Fatal(err)
 	}
-	c.want(t, "NODE0: write, 4.00 MiB\nNODE0: switch\nNODE0: slot B has the new system", "upgrade", "--image", image)
-	c.want(t, "NODE0: write\nNODE0: switch\nNODE0: slot B has the new system", "upgrade", "--image", "registry.example.com/kiln:v1")
-	if got, want := c.nodes[0].done(), "alice (kiln:admin): upgrade  with 4194304 bytes\nalice (kiln:admin): upgrade registry.example.com/kiln:v1 with 0 bytes"; got != want {
+	c.want(t, "NODE0: write, 4.00 MiB\nNODE0: switch: slot B has the new system, and is tried at the next start", "upgrade", "--image", image)
+	c.want(t, "NODE0: write\nNODE0: switch: slot B has the new system, and is tried at the next start", "upgrade", "--image", "registry.example.com/kiln:v1", "--no-reboot")
+	if got, want := c.nodes[0].done(), "alice (kiln:admin): upgrade  with 4194304 bytes, reboot true\nalice (kiln:admin): upgrade registry.example.com/kiln:v1 with 0 bytes, reboot false"; got != want {
 		t.Errorf("the node did %q, want %q", got, want)
 	}
+	out, _, err := c.run(t, "upgrade", "--image", image, "-o", "json")
+	if lines := strings.Split(out, "\n"); err != nil || len(lines) != 3 || !strings.Contains(lines[1], `"slot":"B"`) {
+		t.Errorf("%s, %v", out, err)
+	}
+	dir := t.TempDir()
+	c.fails(t, dir+" is a directory, want the file that 'kiln build installer' writes", 2, "upgrade", "--image", dir)
 	c.fails(t, "open ./none: file does not exist", 3, "upgrade", "--image", "./none")
 }
 

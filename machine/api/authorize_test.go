@@ -9,6 +9,8 @@ import (
 	"io"
 	"log/slog"
 	"net"
+	"os"
+	"regexp"
 	"slices"
 	"strings"
 	"sync/atomic"
@@ -155,6 +157,44 @@ func TestEveryMethodHasARule(t *testing.T) {
 	}
 }
 
+// documented matches a row of the table of verbs in docs/api.md: verbs, and the role
+// that they take.
+var documented = regexp.MustCompile(`(?m)^\| ([A-Z][A-Za-z, ]+) \| (reader|operator|admin)\b([^|]*)\|`)
+
+// Every verb is in one row of the documentation, with the role that it takes. That
+// table, not the code, says what is right.
+func TestRolesAsDocumented(t *testing.T) {
+	text, err := os.ReadFile("../../docs/api.md")
+	if err != nil {
+		t.Fatal(err)
+	}
+	rows := map[string]rule{}
+	for _, m := range documented.FindAllStringSubmatch(string(text), -1) {
+		var least role.Role
+		for _, r := range role.All() {
+			if r.String() == "kiln:"+m[2] {
+				least = r
+			}
+		}
+		for _, verb := range strings.Split(m[1], ", ") {
+			if _, twice := rows[verb]; twice {
+				t.Errorf("docs/api.md has %s twice", verb)
+			}
+			rows[verb] = rule{least, strings.Contains(m[3], "anybody in maintenance mode")}
+		}
+	}
+	for method, m := range counting(t).methods(t) {
+		verb := string(m.Name())
+		if documented, ok := rows[verb]; !ok || documented != rules()[method] {
+			t.Errorf("%s takes %+v, docs/api.md says %+v", verb, rules()[method], documented)
+		}
+		delete(rows, verb)
+	}
+	if len(rows) > 0 {
+		t.Errorf("docs/api.md has verbs that do not exist: %v", rows)
+	}
+}
+
 // Who is no client of this node is refused at every verb.
 func TestRefusedByEveryVerb(t *testing.T) {
 	f := counting(t)
@@ -176,6 +216,7 @@ func TestRefusedByEveryVerb(t *testing.T) {
 		"a role in the name":  ptr(f.ca.issue(t, func(c *x509.Certificate) { c.Subject.CommonName = admin })),
 		"a role in the unit":  ptr(f.ca.issue(t, func(c *x509.Certificate) { c.Subject.OrganizationalUnit = []string{admin} })),
 		"a role's other case": ptr(f.ca.issue(t, nil, strings.ToUpper(admin))),
+		"another client's":    ptr(f.ca.delegate(t, admin)),
 	} {
 		t.Run(name, func(t *testing.T) {
 			conn := f.dial(t, f.ca.client(t, p))
@@ -193,6 +234,22 @@ func TestRefusedByEveryVerb(t *testing.T) {
 }
 
 func ptr(p pair) *pair { return &p }
+
+// Whoever does not speak TLS 1.3 is refused at every verb, also as an admin.
+func TestTLS12AtEveryVerb(t *testing.T) {
+	f := counting(t)
+	f.serve(t, f.normal(t))
+	p := f.ca.issue(t, nil, role.Admin.String())
+	c := f.ca.client(t, &p)
+	c.MaxVersion = tls.VersionTLS12
+	conn := f.dial(t, c)
+	for method, m := range f.methods(t) {
+		err := call(t.Context(), conn, method, m)
+		if status.Code(err) != codes.Unavailable || !strings.Contains(err.Error(), "protocol version not supported") || f.reached.Load() != 0 {
+			t.Errorf("%s: %v", method, err)
+		}
+	}
+}
 
 // Every role reaches what it may and is refused the rest, by name.
 func TestRolesAtEveryVerb(t *testing.T) {

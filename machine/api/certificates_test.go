@@ -80,6 +80,21 @@ func (i *issuer) issue(t *testing.T, change func(*x509.Certificate), organisatio
 	return pair{pemOf("CERTIFICATE", sign(t, c, i.cert, key, i.key).Raw), pemOf("PRIVATE KEY", der)}
 }
 
+// delegate issues a certificate with the key of a client's, and shows both.
+func (i *issuer) delegate(t *testing.T, organisation string) pair {
+	t.Helper()
+	client := &issuer{key: newKey(t)}
+	c := &x509.Certificate{
+		SerialNumber: big.NewInt(3), Subject: pkix.Name{CommonName: "a client", Organization: []string{organisation}},
+		NotBefore: clock().Add(-time.Hour), NotAfter: clock().Add(time.Hour),
+		KeyUsage: x509.KeyUsageDigitalSignature, ExtKeyUsage: []x509.ExtKeyUsage{x509.ExtKeyUsageClientAuth},
+	}
+	client.cert = sign(t, c, i.cert, client.key, i.key)
+	p := client.issue(t, nil, organisation)
+	p.cert = append(p.cert, client.pem()...)
+	return p
+}
+
 // forServer makes a certificate one of a server at the loopback address.
 func forServer(c *x509.Certificate) {
 	c.ExtKeyUsage = []x509.ExtKeyUsage{x509.ExtKeyUsageServerAuth}

@@ -5,10 +5,13 @@ package node
 import (
 	"context"
 	"encoding/json"
+	"errors"
 	"fmt"
 	"io"
+	"maps"
 	"os"
 	"runtime"
+	"slices"
 	"strings"
 	"time"
 
@@ -16,13 +19,14 @@ import (
 	"github.com/kilnhq/kiln/machine/console"
 	"github.com/kilnhq/kiln/machine/control"
 	"github.com/kilnhq/kiln/machine/control/kernellog"
+	"github.com/kilnhq/kiln/machine/disk"
 	"github.com/kilnhq/kiln/machine/layers"
 	"github.com/kilnhq/kiln/machine/meta"
+	"github.com/kilnhq/kiln/machine/network"
 	"github.com/kilnhq/kiln/machine/platform"
 	"github.com/kilnhq/kiln/machine/power"
 	"github.com/kilnhq/kiln/machine/reset"
 	"github.com/kilnhq/kiln/machine/service"
-	"github.com/kilnhq/kiln/machine/slots"
 )
 
 // Version is a verb of control.Node.
@@ -32,14 +36,14 @@ func (n *Node) Version(context.Context) (control.Version, error) {
 	c, _ := n.current()
 	return control.Version{
 		Version: n.options.Version, Kernel: n.options.Release, Architecture: runtime.GOARCH, Platform: on,
-		Hostname: name, Slot: n.options.Slot, Maintenance: c == nil || c.API == nil,
+		Hostname: name, MachineID: n.machineID.String(), Slot: n.options.Slot, Maintenance: c == nil || c.API == nil,
 	}, nil
 }
 
 // Health is a verb of control.Node.
 func (n *Node) Health(context.Context) (control.Health, error) {
 	n.mu.Lock()
-	ready, status, cfg := n.ready, n.status, n.config
+	ready, status, cfg, fault := n.ready, n.status, n.config, n.fault
 	n.mu.Unlock()
 	h := control.Health{Ready: ready, Stage: "start", Time: time.Now(), Uptime: uint64(console.SinceKernelStart() / time.Second)}
 	if ready {
@@ -49,13 +53,29 @@ func (n *Node) Health(context.Context) (control.Health, error) {
 		h.Checks = append(h.Checks, control.Check{Name: name, Passed: passed, Message: message})
 	}
 	if cfg == nil {
-		add("config", false, "the node has no configuration; give it one with 'kiln node config apply'")
-	} else {
-		add("config", true, "")
+		fault = strings.TrimPrefix(fault+"; ", "; ") + "the node has no configuration; give it one with 'kiln node config apply'"
+	}
+	add("config", fault == "", fault)
+	for _, label := range slices.Sorted(maps.Keys(n.options.Damaged)) {
+		add(label, false, n.options.Damaged[label])
+	}
+	for label, dir := range n.volumes() {
+		if text := full(dir); text != "" {
+			add(label, false, text)
+		}
+	}
+	if _, err := n.readMeta(); err != nil && !errors.Is(err, control.ErrState) {
+		add(disk.Meta, false, err.Error())
 	}
 	var faults []string
 	for _, f := range status.Faults {
 		faults = append(faults, f.Text)
+	}
+	for _, l := range status.Links {
+		addressed := slices.ContainsFunc(l.Addresses, func(a network.Address) bool { return a.Prefix.Addr().IsGlobalUnicast() })
+		if !status.Ready && len(status.Faults) == 0 && l.Managed && !addressed {
+			faults = append(faults, l.Name+": has no address yet")
+		}
 	}
 	add("network", status.Ready, strings.Join(faults, "; "))
 	clock := n.clock.syncer.Status()
@@ -196,6 +216,8 @@ func (n *Node) DeleteMeta(_ context.Context, r control.MetaKeys) (control.MetaDe
 }
 
 func (n *Node) changeMeta(change func(meta.Values) error) error {
+	n.values.Lock() // what is read is what is written again
+	defer n.values.Unlock()
 	return n.meta(os.O_RDWR, func(d meta.Device, c *meta.Contents) error {
 		values := c.Values
 		if values == nil {
@@ -208,26 +230,18 @@ func (n *Node) changeMeta(change func(meta.Values) error) error {
 	})
 }
 
-// Rollback is a verb of control.Node.
-func (n *Node) Rollback(_ context.Context, r control.RollbackRequest) (control.RollbackResult, error) {
+// newMeta begins META anew.
+func (n *Node) newMeta(values meta.Values) error {
 	f, size, err := n.disk(os.O_RDWR)
 	if err != nil {
-		return control.RollbackResult{}, err
+		return err
 	}
 	defer f.Close()
-	d, err := slots.Open(f, size)
+	place, err := meta.Locate(f, size)
 	if err != nil {
-		return control.RollbackResult{}, err
+		return err
 	}
-	slot, err := d.Rollback()
-	if err != nil {
-		return control.RollbackResult{}, err
-	}
-	n.event("slot", slot, "is started next", nil)
-	if r.Reboot {
-		n.soon(power.Restart, "rollback")
-	}
-	return control.RollbackResult{Slot: slot}, nil
+	return meta.Write(meta.Section(f, place.Offset, place.Size), values)
 }
 
 // Reset is a verb of control.Node: what is to be erased is erased at the next
@@ -247,6 +261,9 @@ func (n *Node) Reset(_ context.Context, r control.ResetRequest) error {
 		values[meta.ResetRequest] = []byte(strings.Join(parts, ","))
 		return nil
 	})
+	if errors.Is(err, meta.ErrDamaged) { // nothing in it can be read any more
+		err = n.newMeta(meta.Values{meta.ResetRequest: []byte(strings.Join(parts, ","))})
+	}
 	if err != nil {
 		return err
 	}

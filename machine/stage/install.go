@@ -3,13 +3,10 @@
 package stage
 
 import (
-	"bufio"
-	"encoding/json"
+	"context"
 	"errors"
 	"fmt"
-	"io"
 	"os"
-	"os/exec"
 	"strconv"
 	"strings"
 	"time"
@@ -18,6 +15,7 @@ import (
 
 	"github.com/kilnhq/kiln/machine/cmdline"
 	"github.com/kilnhq/kiln/machine/console"
+	"github.com/kilnhq/kiln/machine/installer"
 	"github.com/kilnhq/kiln/machine/medium"
 	"github.com/kilnhq/kiln/machine/modules"
 	"github.com/kilnhq/kiln/machine/mount"
@@ -164,40 +162,28 @@ func openMedium(loader *modules.Loader, name string) error {
 // kiln runs the program of the medium, and returns the path of the disk. It tells
 // the console how far it is, at every tenth.
 func (s *start) kiln(children *reaper.Reaper, args []string) (string, error) {
-	var out strings.Builder
-	c := exec.Command(programDir+"/"+medium.Tool, args...)
-	c.Env = []string{"PATH=/usr/bin", "TMPDIR=/tmp"}
-	c.Stdout = &out
-	r, w, err := os.Pipe()
-	if err != nil {
-		return "", err
+	type result struct {
+		out string
+		err error
 	}
-	defer r.Close()
-	c.Stderr = w
-	ended := make(chan error, 1)
+	ended := make(chan result, 1)
 	go func() {
-		err := children.Run(c)
-		w.Close()
-		ended <- err
+		out, err := installer.Run(context.Background(), children, programDir+"/"+medium.Tool, args, "/tmp", s.tenths())
+		ended <- result{out, err}
 	}()
 	// As long as the program lives the machine does: disks may take minutes to
 	// discard what they hold.
 	alive := time.NewTicker(time.Second / 4)
 	defer alive.Stop()
-	done := make(chan string, 1)
-	go func() { done <- s.follow(r) }()
 	for {
 		select {
 		case <-alive.C:
 			s.watchdog.Renew()
-		case message := <-done:
-			if err := <-ended; err != nil {
-				if message == "" {
-					message = fmt.Sprintf("%s %s: %v", medium.Tool, strings.Join(args, " "), err)
-				}
-				return "", errors.New(byArguments(message))
+		case r := <-ended:
+			if r.err != nil {
+				return "", errors.New(byArguments(r.err.Error()))
 			}
-			disk, _, _ := strings.Cut(out.String(), ": ")
+			disk, _, _ := strings.Cut(r.out, ": ")
 			return disk, nil
 		}
 	}
@@ -208,28 +194,18 @@ func byArguments(message string) string {
 	return strings.NewReplacer("--disk-selector", argInstallDisk, "--disk", argInstallDisk, "--platform", argInstallPlatform, "--force", argInstallForce).Replace(message)
 }
 
-// follow reads what kiln says of its progress, and returns what else it says.
-func (s *start) follow(r io.Reader) string {
-	var message []string
+// tenths returns a function that tells the console of what is worth telling.
+func (s *start) tenths() func(installer.Event) {
 	tenth := int64(0)
-	for lines := bufio.NewScanner(r); lines.Scan(); {
-		line := lines.Text()
-		var event struct {
-			Event, Step, Level string
-			Done, Total        int64
-		}
-		switch err := json.Unmarshal([]byte(line), &event); {
-		case err != nil:
-			message = append(message, strings.TrimPrefix(line, "kiln: "))
-		case event.Event == "progress" && event.Total > 0:
-			if n := event.Done * 10 / event.Total; n > tenth {
+	return func(e installer.Event) {
+		switch {
+		case e.Progress():
+			if n := e.Done * 10 / e.Total; n > tenth {
 				tenth = n
-				s.console.Note(fmt.Sprintf("%s: %d %%", event.Step, n*10))
+				s.console.Note(fmt.Sprintf("%s: %d %%", e.Step, n*10))
 			}
-		case event.Level == "warn":
-			s.console.Note(event.Event)
+		case e.Warning():
+			s.console.Note(e.Event)
 		}
 	}
-	_, _ = io.Copy(io.Discard, r) // behind a line that is too long
-	return strings.Join(message, "\n")
 }
