@@ -53,9 +53,9 @@ func (r remote) run(t *testing.T, args ...string) string {
 	return run(t, c.Path, c.Args[1:]...)
 }
 
-// await waits until the node's API has the certificate that its console has told
+// recognised waits until the node's API has the certificate that its console has told
 // of: the server hears of it a moment later.
-func (r remote) await(t *testing.T) {
+func (r remote) recognised(t *testing.T) {
 	t.Helper()
 	for range 60 {
 		if r.command("version").Run() == nil {
@@ -139,7 +139,7 @@ func TestNode(t *testing.T) {
 
 	admin := stranger
 	admin.contexts, admin.flags = filepath.Join(dir, "client.yaml"), nil
-	admin.await(t)
+	admin.recognised(t)
 	isManaged(t, admin)
 	hasDevices(t, admin)
 	absent := nodeModule{Name: "kiln_absent", State: "failed", Reason: "there is no module or alias of that name"}
