@@ -12,6 +12,7 @@ import (
 	"slices"
 	"strings"
 	"testing"
+	"time"
 
 	"github.com/kilnhq/kiln/imager/vm"
 	"github.com/kilnhq/kiln/internal/oracle"
@@ -50,6 +51,19 @@ func (r remote) run(t *testing.T, args ...string) string {
 	t.Helper()
 	c := r.command(args...)
 	return run(t, c.Path, c.Args[1:]...)
+}
+
+// recognised waits until the node's API has the certificate that its console has told
+// of: the server hears of it a moment later.
+func (r remote) recognised(t *testing.T) {
+	t.Helper()
+	for range 60 {
+		if r.command("version").Run() == nil {
+			return
+		}
+		time.Sleep(time.Second)
+	}
+	t.Error("the node does not identify itself as its configuration says")
 }
 
 // refused wants an error with all of the words.
@@ -125,6 +139,7 @@ func TestNode(t *testing.T) {
 
 	admin := stranger
 	admin.contexts, admin.flags = filepath.Join(dir, "client.yaml"), nil
+	admin.recognised(t)
 	isManaged(t, admin)
 	hasDevices(t, admin)
 	absent := nodeModule{Name: "kiln_absent", State: "failed", Reason: "there is no module or alias of that name"}
