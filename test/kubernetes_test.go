@@ -285,7 +285,7 @@ cluster:
   controllerManager: {extraArgs: [{name: leader-elect, value: "false"}]}
   scheduler: {extraArgs: [{name: leader-elect, value: "false"}]}
 init:
-  nodeRegistration: {taints: []}
+  nodeRegistration: {taints: [], ignorePreflightErrors: [NumCPU]} # the tests' machines have one
   timeouts: {controlPlaneComponentHealthCheck: 30m, kubeletHealthCheck: 30m, kubernetesAPICall: 10m, etcdAPICall: 10m}
 `
 
@@ -309,7 +309,7 @@ func TestKubeadm(t *testing.T) {
 	}
 	port := freePort(t)
 	n := newKubeNode(t, 60*time.Minute, 3072, images, controlPlane, map[int]int{port: 6443})
-	n.refused(t, []string{"kubeconfig", "--contexts", n.reader(t)}, "reader", "admin")
+	n.reader(t).refused(t, []string{"kubeconfig"}, "reader", "admin")
 	var c *cluster
 	n.reaches(t, "kubeadm has written a kubeconfig", func() error {
 		out, err := n.command("kubeconfig").Output()
@@ -361,12 +361,13 @@ func TestKubeadm(t *testing.T) {
 	shutdown(t, n.ctx, n.Machine)
 }
 
-// reader returns a file of contexts for who may read only.
-func (n *kubeNode) reader(t *testing.T) string {
+// reader returns a client that may read only.
+func (n *kubeNode) reader(t *testing.T) remote {
 	t.Helper()
-	file := filepath.Join(n.dir, "reader.yaml")
-	run(t, n.kiln, "config", "client", "--ca", filepath.Join(n.dir, "ca.pem"), "--role", "reader", "--address", "127.0.0.1", "--output", file)
-	return file
+	r := n.remote
+	r.contexts = filepath.Join(n.dir, "reader.yaml")
+	run(t, n.kiln, "config", "client", "--ca", filepath.Join(n.dir, "ca.pem"), "--role", "reader", "--address", "127.0.0.1", "--output", r.contexts)
+	return r
 }
 
 // A cluster is a client of a Kubernetes API server.

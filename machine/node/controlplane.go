@@ -24,7 +24,11 @@ func (k *keeper) initialize(c *config.Config, node kubelet.Node) (wait string, e
 	case exists(initialized):
 		return k.renew(c, node)
 	case added && s.State != service.Done:
-		return "for kubeadm", nil
+		// With what the configuration says by now.
+		if changed, err := k.writeInit(c, node); err != nil || !changed {
+			return "for kubeadm", err
+		}
+		return "for kubeadm", n.services.Restart(kubeadmName)
 	case added:
 		n.event("kubelet", "cluster", "has begun", nil)
 		return "", os.WriteFile(initialized, nil, 0o600)
@@ -60,24 +64,29 @@ func (k *keeper) renew(c *config.Config, node kubelet.Node) (wait string, err er
 
 // kubeadm starts it.
 func (k *keeper) kubeadm(c *config.Config, node kubelet.Node, restart service.Restart, args ...string) error {
-	n := k.node
-	version, err := n.kubernetesVersion()
-	if err != nil {
+	if _, err := k.writeInit(c, node); err != nil {
 		return err
 	}
-	data, err := kubelet.Init(c, node, version)
-	if err != nil {
-		return err
-	}
-	file := filepath.Join(n.options.RunDir, "kubeadm.yaml")
-	if _, err := replaceFile(file, data, 0o600); err != nil {
-		return err
-	}
-	return n.services.Add(service.Spec{
-		Name: kubeadmName, Path: kubeadmProgram, Args: append(args, "--config="+file),
+	return k.node.services.Add(service.Spec{
+		Name: kubeadmName, Path: kubeadmProgram, Args: append(args, "--config="+k.initFile()),
 		Env: []string{programPath, "HOME=/run"}, After: []string{ContainerdName}, Restart: restart,
 		Cgroup: filepath.Join(groupRoot, systemGroup, kubeadmName),
 	})
+}
+
+func (k *keeper) initFile() string { return filepath.Join(k.node.options.RunDir, "kubeadm.yaml") }
+
+// writeInit writes what kubeadm is given, and reports whether that has changed.
+func (k *keeper) writeInit(c *config.Config, node kubelet.Node) (changed bool, err error) {
+	version, err := k.node.kubernetesVersion()
+	if err != nil {
+		return false, err
+	}
+	data, err := kubelet.Init(c, node, version)
+	if err != nil {
+		return false, err
+	}
+	return replaceFile(k.initFile(), data, 0o600)
 }
 
 func (n *Node) service(name string) (service.Status, bool) {
