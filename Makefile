@@ -83,7 +83,7 @@ GRUB := $(if $(filter amd64,$(ARCH)),$(addprefix $(OUT)/grub/,core.img eltorito.
 # $(call build_base,FLAVOUR,RECIPE,DIR)
 define build_base
 	@inputs=$$(sha256sum $(KILN) rootfs/*.yaml rootfs/etc/* $(OUT)/{userland,sysroot,iptables}.stamp $(GRUB) go.mod go.sum \
-		rootfs/userland/*/go.{mod,sum} $$(find cmd/init cmd/initramfs cmd/apid api internal machine -name '*.go' | sort) && ls $(DEBS) && echo $(1) $(2) $(ARCH)); \
+		rootfs/userland/*/go.{mod,sum} $$(find cmd api internal machine -name '*.go' | sort) && ls $(DEBS) && echo $(1) $(2) $(ARCH)); \
 	if [[ -e $(3)/index.json && $$inputs == "$$(cat $(3).inputs 2>/dev/null)" ]]; then exit 0; fi; \
 	$(KILN) base build --recipe $(2) --kernel $(kernel_$(1)) --packages $(DEBS) --tree $(OUT) \
 		$(if $(GRUB),--grub-core $(word 1,$(GRUB)) --grub-cd $(word 2,$(GRUB))) --cache $(OUT)/cache --output $(3); \
@@ -196,8 +196,9 @@ test-unprivileged:
 
 .PHONY: test-full
 test-full: export KILN_TEST_FULL = 1
-test-full: test_timeout = 90m
-test-full: test kubernetes ## run all tests, those that take long, race detector and fuzzing included
+test-full: export KILN_KUBERNETES = $(abspath $(KUBERNETES))
+test-full: test_timeout = 120m
+test-full: kubernetes test ## run all tests, those that take long, race detector and fuzzing included
 	CGO_ENABLED=1 $(test_env) go test -count=1 -timeout 40m -short -race ./...
 	@$(MAKE) --no-print-directory fuzz
 

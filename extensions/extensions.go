@@ -328,6 +328,9 @@ func fromTree(t *tree.Tree, arch string, limits Limits) (*Extension, error) {
 	if e.RootFS, err = normal(rootfs); err != nil {
 		return nil, err
 	}
+	if err := vetServices(e.RootFS, prefix); err != nil {
+		return nil, err
+	}
 	// The digest is over what matters, so that all forms of one extension
 	// share it.
 	root, err := e.RootFS.Digest()

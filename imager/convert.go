@@ -36,5 +36,8 @@ func (i *Image) Verify(ctx context.Context) error {
 	if i.converted {
 		return nil
 	}
-	return i.request.Base.Verify(ctx)
+	if err := i.request.Base.Verify(ctx); err != nil || i.request.ImageCache == nil {
+		return err
+	}
+	return i.request.ImageCache.Verify(ctx)
 }

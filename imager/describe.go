@@ -45,6 +45,7 @@ type description struct {
 	Profile    *profiles.Profile `json:"profile"` // after defaults
 	Base       baseFacts         `json:"base"`
 	Extensions []extensionFacts  `json:"extensions"`
+	ImageCache []imageFacts      `json:"imageCache,omitempty"`
 	Cmdline    string            `json:"cmdline"`
 	Layers     []layers.Layer    `json:"layers"` // lowest first
 	Disk       diskFacts         `json:"disk"`
@@ -60,6 +61,11 @@ type extensionFacts struct {
 	Name    string `json:"name"`
 	Version string `json:"version"`
 	Digest  string `json:"digest"`
+}
+
+type imageFacts struct {
+	Name   string `json:"name"`
+	Digest string `json:"digest"`
 }
 
 type diskFacts struct {
@@ -96,6 +102,11 @@ func (i *Image) Describe(a *Artifact) ([]byte, error) {
 		var err error
 		if d.Cmdline, err = cmdline(r, r.Profile.Kernel, i.isoArgs()); err != nil {
 			return nil, err
+		}
+	}
+	if r.ImageCache != nil && i.hasImageCache(a.Format) {
+		for _, c := range r.ImageCache.Images {
+			d.ImageCache = append(d.ImageCache, imageFacts{c.Name, c.Digest})
 		}
 	}
 	for _, e := range r.Extensions {

@@ -12,6 +12,7 @@ import (
 	"github.com/kilnhq/kiln/imager/fat"
 	"github.com/kilnhq/kiln/imager/gpt"
 	"github.com/kilnhq/kiln/imager/grub"
+	"github.com/kilnhq/kiln/machine/disk"
 	"github.com/kilnhq/kiln/machine/layers"
 	"github.com/kilnhq/kiln/machine/meta"
 	"github.com/kilnhq/kiln/profiles"
@@ -75,39 +76,43 @@ func partitions(r Request, machine arch.Arch, id identity, a *assets) ([]partiti
 		return nil, err
 	}
 	parts = append(parts, metadata)
-	for _, data := range []struct {
-		label string
-		size  int64
-	}{
-		{"STATE", int64(r.Profile.Disk.Partitions.State)},
-		{"EPHEMERAL", cmp.Or(int64(r.Profile.Disk.Partitions.Ephemeral), minEphemeral)},
-	} {
-		parts = append(parts, partition{label: data.label, kind: gpt.LinuxFilesystem, size: data.size})
+	parts = append(parts, statePartition(r, id))
+	images, err := imageCachePartition(r, id)
+	if err != nil {
+		return nil, err
 	}
+	if images.size > 0 {
+		parts = append(parts, images)
+	}
+	ephemeral := partition{label: disk.Ephemeral, kind: gpt.LinuxFilesystem, size: cmp.Or(int64(r.Profile.Disk.Partitions.Ephemeral), minEphemeral)}
 	if r.Profile.Disk.Partitions.Ephemeral == 0 {
-		parts[len(parts)-1].attrs = gpt.GrowFileSystem
+		ephemeral.attrs = gpt.GrowFileSystem
 	}
+	parts = append(parts, ephemeral)
 	if err := fitDisk(r.Profile, parts); err != nil {
 		return nil, err
 	}
-	for i := range parts[len(parts)-2:] {
-		p := &parts[len(parts)-2+i]
-		p.content = func(int64) (extent.Source, error) {
-			options := ext4Options(r, id, p.label, p.size)
-			if p.label == "EPHEMERAL" {
-				if p.size >= minEphemeral {
-					options.Journal = ephemeralJournal
-				}
-				return ext4.Build(tree.New(), options)
-			}
-			t, err := configTree(r)
-			if err != nil {
-				return nil, err
-			}
-			return ext4.Build(t, options)
+	last := &parts[len(parts)-1]
+	last.content = func(int64) (extent.Source, error) {
+		options := ext4Options(r, id, last.label, last.size)
+		if last.size >= minEphemeral {
+			options.Journal = ephemeralJournal
 		}
+		return ext4.Build(tree.New(), options)
 	}
 	return parts, nil
+}
+
+// statePartition has the machine configuration, if there is one.
+func statePartition(r Request, id identity) partition {
+	size := int64(r.Profile.Disk.Partitions.State)
+	return partition{label: disk.State, kind: gpt.LinuxFilesystem, size: size, content: func(int64) (extent.Source, error) {
+		t, err := configTree(r)
+		if err != nil {
+			return nil, err
+		}
+		return ext4.Build(t, ext4Options(r, id, disk.State, size))
+	}}
 }
 
 // metaPartition holds the profile's values, or nothing.
@@ -291,7 +296,7 @@ func assemble(r Request, id identity, parts []partition) (*extent.Map, *gpt.Tabl
 	size := max(diskSize(parts), int64(r.Profile.Disk.Size), int64(r.Profile.Disk.Minimum))
 	size = extent.Align(size, int64(max(r.Profile.Disk.Multiple, profiles.MiB)))
 	table := &gpt.Table{DiskID: id.uuid("disk"), SectorSize: r.Profile.Disk.SectorSize, Size: size}
-	disk := extent.New(size)
+	whole := extent.New(size)
 	start := int64(mib)
 	for _, p := range parts {
 		if p.size == 0 {
@@ -304,7 +309,7 @@ func assemble(r Request, id identity, parts []partition) (*extent.Map, *gpt.Tabl
 		if p.content != nil {
 			content, err := p.content(start)
 			if err == nil {
-				err = putPartition(disk, start, p.size, content)
+				err = putPartition(whole, start, p.size, content)
 			}
 			if err != nil {
 				return nil, nil, fmt.Errorf("partition %s: %w", p.label, err)
@@ -325,14 +330,14 @@ func assemble(r Request, id identity, parts []partition) (*extent.Map, *gpt.Tabl
 	if err != nil {
 		return nil, nil, err
 	}
-	return disk, table, disk.Put(0, tables)
+	return whole, table, whole.Put(0, tables)
 }
 
 var errTooLarge = errors.New("content is larger than the partition")
 
-func putPartition(disk *extent.Map, start, size int64, content extent.Source) error {
+func putPartition(whole *extent.Map, start, size int64, content extent.Source) error {
 	if content.Size() > size {
 		return fmt.Errorf("%w: %d bytes in %d", errTooLarge, content.Size(), size)
 	}
-	return disk.Put(start, content)
+	return whole.Put(start, content)
 }

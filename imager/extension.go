@@ -235,7 +235,7 @@ func (r *ExtensionRequest) built(ctx context.Context, system *gate.System, conte
 				return err
 			}
 			suffix := ""
-			if format := system.Config.ModuleCompression(); r.Compress && format != "" {
+			if format := system.ModuleCompression(); r.Compress && format != "" {
 				if data, suffix, err = module.Compress(format, data); err != nil {
 					return err
 				}

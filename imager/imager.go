@@ -22,6 +22,7 @@ import (
 	"github.com/kilnhq/kiln/imager/cache"
 	"github.com/kilnhq/kiln/imager/extent"
 	"github.com/kilnhq/kiln/imager/gpt"
+	"github.com/kilnhq/kiln/imager/imagecache"
 	"github.com/kilnhq/kiln/profiles"
 )
 
@@ -38,6 +39,9 @@ type Request struct {
 
 	// Splash is the content of the profile's uki.splash.
 	Splash []byte
+
+	// ImageCache has container images for the node; nil is none.
+	ImageCache *imagecache.Cache
 
 	// Certificates are those whose keys the kernel will trust besides its own.
 	// They are not put into the image: the machine's firmware must hold them.
@@ -138,6 +142,7 @@ func Compose(ctx context.Context, r Request) (*Image, error) {
 func (r Request) identity() (identity, error) {
 	profile := *r.Profile
 	profile.Output, profile.Machine = profiles.Output{}, profiles.Machine{}
+	profile.Extensions, profile.ImageCache = nil, nil // where they lie does not matter, what they are is below
 	in := struct {
 		Profile    *profiles.Profile
 		Base       string
@@ -147,9 +152,13 @@ func (r Request) identity() (identity, error) {
 		Epoch      int64
 		Splash     []byte
 		Instance   string
+		ImageCache string `json:",omitempty"`
 	}{Splash: r.Splash, Instance: r.Instance, Profile: &profile, Base: r.Base.Digest, KernelArgs: r.KernelArgs, Version: r.Version, Epoch: r.Epoch}
 	for _, e := range r.Extensions {
 		in.Extensions = append(in.Extensions, e.Digest)
+	}
+	if r.ImageCache != nil {
+		in.ImageCache = r.ImageCache.Digest()
 	}
 	data, err := json.Marshal(in)
 	if err != nil {

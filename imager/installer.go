@@ -107,6 +107,9 @@ func installerSize(i *Image) int64 {
 	for _, f := range files {
 		n += f.Size()
 	}
+	if c := i.request.ImageCache; c != nil {
+		n += c.Size()
+	}
 	return n
 }
 
@@ -162,7 +165,7 @@ func (i *Image) source(ctx context.Context) ([]*tree.Tree, error) {
 	for name, src := range base {
 		contents[path.Join(sourceDir, source.Base, name)] = src
 	}
-	trees := make([]*tree.Tree, 1, len(r.Extensions)+3)
+	trees := make([]*tree.Tree, 1, len(r.Extensions)+4)
 	if trees[0], err = fileTree(contents, r.Base.Config.Epoch); err != nil {
 		return nil, err
 	}
@@ -172,6 +175,14 @@ func (i *Image) source(ctx context.Context) ([]*tree.Tree, error) {
 		t, err := i.extensionTree(ctx, e, name, source.Cache)
 		if err != nil {
 			return nil, fmt.Errorf("extension %s: %w", e, err)
+		}
+		trees = append(trees, t)
+	}
+	if r.ImageCache != nil {
+		source.ImageCache = path.Base(medium.ImageCache)
+		t, err := imageCacheTree(r, medium.ImageCache)
+		if err != nil {
+			return nil, err
 		}
 		trees = append(trees, t)
 	}
@@ -212,7 +223,7 @@ func cacheFiles(cache, key string) (record, content string) {
 func (i *Image) settings(source Source) (*tree.Tree, error) {
 	r := i.request
 	profile := *r.Profile
-	profile.Extends, profile.Extensions = "", nil
+	profile.Extends, profile.Extensions, profile.ImageCache = "", nil, nil
 	profile.Output.Format = "raw"
 	files := map[string]tree.Content{}
 	if r.Splash != nil {

@@ -26,7 +26,11 @@ const (
 // isoArgs keep a node from looking for the disk it was started from, and tell it
 // from which medium it can install.
 func (i *Image) isoArgs() string {
-	return "kiln.disk=none kiln.medium=" + i.id.uuid("iso disk").String()
+	args := "kiln.disk=none kiln.medium=" + i.id.uuid("iso disk").String()
+	if i.request.ImageCache != nil {
+		args += " kiln.imagecache=medium"
+	}
+	return args
 }
 
 // isoMap lays out the image of a CD that boots from BIOS and UEFI, also when it is
@@ -83,6 +87,15 @@ func isoMap(ctx context.Context, i *Image) (*extent.Map, error) {
 	if err := i.addSource(ctx, t); err != nil {
 		return nil, err
 	}
+	if r.ImageCache != nil && t.Lookup(medium.ImageCache) == nil { // it does not install
+		images, err := imageCacheTree(r, medium.ImageCache)
+		if err != nil {
+			return nil, err
+		}
+		if err := merge(t, images); err != nil {
+			return nil, err
+		}
+	}
 	return iso.Build(t, options)
 }
 
@@ -120,13 +133,21 @@ func (i *Image) addSource(ctx context.Context, t *tree.Tree) error {
 		return err
 	}
 	for _, piece := range append(pieces, more) {
-		for name, ino := range piece.All() {
-			if old := t.Lookup(name); old != nil && old.Mode.IsDir() && ino.Mode.IsDir() {
-				continue
-			}
-			if err := t.Add(name, ino); err != nil {
-				return err
-			}
+		if err := merge(t, piece); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+// merge adds what is in piece to t. They may share directories.
+func merge(t, piece *tree.Tree) error {
+	for name, ino := range piece.All() {
+		if old := t.Lookup(name); old != nil && old.Mode.IsDir() && ino.Mode.IsDir() {
+			continue
+		}
+		if err := t.Add(name, ino); err != nil {
+			return err
 		}
 	}
 	return nil

@@ -31,6 +31,7 @@ func (i *Image) WriteFile(ctx context.Context, path, format string, digest bool,
 	if err != nil {
 		return nil, err
 	}
+	i.warnImageCache(format)
 	a := &Artifact{Path: path, Format: format}
 	if form.files != nil {
 		if err := i.Verify(ctx); err != nil {
@@ -119,6 +120,7 @@ func (i *Image) WriteTo(ctx context.Context, w io.Writer, format string, progres
 	if err != nil {
 		return err
 	}
+	i.warnImageCache(format)
 	if err := i.Verify(ctx); err != nil {
 		return err
 	}

@@ -25,6 +25,7 @@ type Source struct {
 	KernelArgs   []string `json:"kernelArgs"`
 	Certificates []string `json:"certificates,omitempty"` // PEM
 	Cache        string   `json:"cache"`
+	ImageCache   string   `json:"imageCache,omitempty"` // OCI image layout
 	Strict       bool     `json:"strict"`
 	Epoch        int64    `json:"epoch"` // seconds since 1970
 }
@@ -46,6 +47,9 @@ func OpenSource(dir string) (*Source, error) {
 	}
 	for _, p := range []*string{&s.Profile, &s.Base, &s.Cache} {
 		*p = filepath.Join(dir, *p)
+	}
+	if s.ImageCache != "" {
+		s.ImageCache = filepath.Join(dir, s.ImageCache)
 	}
 	for _, list := range [][]string{s.Extensions, s.Certificates} {
 		for i := range list {

@@ -22,7 +22,7 @@ func TestExtends(t *testing.T) {
 version: v1alpha1
 extends: metal
 name: a
-kernel: {remove: [quiet, console], append: [console=hvc0]}
+kernel: {remove: [quiet, console, init_on_alloc, slab_nomerge, page_alloc.shuffle, randomize_kstack_offset=on, vsyscall, nohibernate], append: [console=hvc0]}
 disk: {multiple: 1GiB, partitions: {state: 64MiB}}
 `))
 	if err != nil {

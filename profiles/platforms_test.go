@@ -213,7 +213,7 @@ func TestSetArch(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	if want := []string{"panic=10", "quiet", "nvme_core.io_timeout=4294967295", "console=ttyS0,115200", "a=b"}; !slices.Equal(p.Kernel.Args, want) {
+	if want := []string{"panic=10", "quiet", "init_on_alloc=1", "slab_nomerge", "page_alloc.shuffle=1", "randomize_kstack_offset=on", "nohibernate", "nvme_core.io_timeout=4294967295", "console=ttyS0,115200", "a=b"}; !slices.Equal(p.Kernel.Args, want) {
 		t.Errorf("arguments %v, want %v", p.Kernel.Args, want)
 	}
 	_, err = Parse("p", []byte("version: v1alpha1\nextends: xen\nname: x\narch: arm64\n"))
@@ -258,4 +258,29 @@ func prefixed(args []string, prefix string) []string {
 		}
 	}
 	return out
+}
+
+// Images of every platform have what kiln kernel check wants of the command line,
+// and only arguments that the architecture's kernels know.
+func TestHardenedArguments(t *testing.T) {
+	want := []string{"init_on_alloc=1", "slab_nomerge", "page_alloc.shuffle=1", "randomize_kstack_offset=on", "nohibernate"}
+	for _, name := range Names() {
+		p, err := Load(name)
+		if err != nil {
+			t.Fatal(err)
+		}
+		for _, arch := range []string{"amd64", "arm64"} {
+			if err := p.SetArch(arch); err != nil {
+				continue // there are no such machines
+			}
+			for _, a := range want {
+				if !slices.Contains(p.Kernel.Args, a) {
+					t.Errorf("%s, %s: %s is missing in %v", name, arch, a, p.Kernel.Args)
+				}
+			}
+			if has := slices.Contains(p.Kernel.Args, "vsyscall=none"); has != (arch == "amd64") {
+				t.Errorf("%s, %s: vsyscall=none is there: %v", name, arch, has)
+			}
+		}
+	}
 }

@@ -40,6 +40,11 @@ type Profile struct {
 	// to the profile.
 	Extensions []string `yaml:"extensions,omitempty" json:"extensions,omitempty"`
 
+	// ImageCache are container images that the node has without a network: what
+	// --image-cache takes, which come after these. Paths that begin with ./ or
+	// ../ are relative to the profile.
+	ImageCache []string `yaml:"imageCache,omitempty" json:"imageCache,omitempty"`
+
 	// MachineConfig is the machine configuration that the node starts with. It
 	// is stored on STATE, and in the initramfs of what runs without a disk.
 	MachineConfig Secret `yaml:"machineConfig,omitempty" json:"machineConfig,omitempty"`
@@ -193,13 +198,15 @@ type Disk struct {
 }
 
 // Partitions are partition sizes. They are honoured exactly; 0 is the default:
-// what the payload needs for EFI and BOOT, 100 MiB for STATE, and the smallest
+// what the payload needs for EFI, BOOT and IMAGECACHE, 100 MiB for STATE, and the smallest
 // useful file system for EPHEMERAL.
 type Partitions struct {
 	EFI       Size `yaml:"efi" json:"efi"`
 	BOOT      Size `yaml:"boot" json:"boot"`
 	State     Size `yaml:"state" json:"state"`
 	Ephemeral Size `yaml:"ephemeral" json:"ephemeral"`
+	// ImageCache is there only if it has a size or there are images.
+	ImageCache Size `yaml:"imageCache,omitempty" json:"imageCache,omitempty"`
 }
 
 // Output is the form in which the disk is written.
@@ -311,7 +318,26 @@ func (p *Profile) resolve(name string, data []byte) error {
 			p.Extensions[i] = filepath.Join(dir, ref)
 		}
 	}
+	for i, ref := range own.ImageCache {
+		p.ImageCache[i] = inDirectory(dir, ref)
+	}
 	return nil
+}
+
+// inDirectory is PATH or NAME=PATH with the path below dir, if it says so.
+func inDirectory(dir, ref string) string {
+	name, file, named := strings.Cut(ref, "=")
+	if !named {
+		name, file = "", ref
+	}
+	if !strings.HasPrefix(file, "./") && !strings.HasPrefix(file, "../") {
+		return ref
+	}
+	file = filepath.Join(dir, file)
+	if named {
+		return name + "=" + file
+	}
+	return file
 }
 
 // Parse decodes, completes and validates a profile. name stands for it in

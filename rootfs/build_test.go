@@ -385,7 +385,7 @@ func TestDefaultRecipe(t *testing.T) {
 		t.Fatal(err)
 	}
 	for link, want := range map[string]string{
-		"sbin/init": "usr/bin/init", "bin/modprobe": "usr/bin/init", "usr/sbin/poweroff": "usr/bin/init", "lib/ld-musl-x86_64.so.1": "usr/lib/ld-musl-x86_64.so.1",
+		"sbin/init": "usr/bin/init", "bin/modprobe": "usr/bin/modprobe", "usr/sbin/poweroff": "usr/bin/init", "lib/ld-musl-x86_64.so.1": "usr/lib/ld-musl-x86_64.so.1",
 		"etc/os-release": "usr/lib/os-release", "sbin/tool": "usr/bin/tool", "etc/resolv.conf": "run/resolv.conf",
 	} {
 		if got, err := tr.Resolve(link); got != want || err != nil {

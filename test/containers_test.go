@@ -131,7 +131,7 @@ func TestContainers(t *testing.T) {
 }
 
 // imageArchive returns an image with the program, as an archive.
-func imageArchive(t *testing.T, program []byte) []byte {
+func imageArchive(t testing.TB, program []byte) []byte {
 	t.Helper()
 	root := tree.New()
 	if err := root.Add("greet", &tree.Inode{Mode: 0o755, Content: extent.Bytes(program)}); err != nil {

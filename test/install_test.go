@@ -119,6 +119,11 @@ func (l *loop) holds(t *testing.T, config string) {
 	holdsConfig(t, l.file, 512, config)
 }
 
+// machineNamed is a machine configuration.
+func machineNamed(name string) string {
+	return "apiVersion: v1alpha1\nkind: Hostname\nhostname: " + name + "\n"
+}
+
 func holdsConfig(t *testing.T, file string, sector int64, config string) {
 	t.Helper()
 	part := carve(t, file, readTable(t, file, sector).find(t, "STATE"))
@@ -164,7 +169,7 @@ func TestInstallDevice(t *testing.T) {
 	b, disk := newBench(t), newLoop(t, 3<<30)
 	run(t, oracle.Tool(t, "mke2fs"), "-q", "-t", "ext4", "-L", "precious", disk.device)
 	before := disk.digest(t)
-	config := b.file(t, "config.yaml", []byte("installed: on a device\n"))
+	config := b.file(t, "config.yaml", []byte(machineNamed("on-a-device")))
 	install := b.install("--disk", disk.device, "--config", config)
 	b.fails(t, refused, []string{disk.device + ": not empty: it holds ext4", `"precious"`, "use --force to overwrite it"}, install...)
 	if disk.digest(t) != before {
@@ -173,7 +178,7 @@ func TestInstallDevice(t *testing.T) {
 	if out := b.succeeds(t, append(install, "--force")...); out != disk.device+": installed\n" {
 		t.Errorf("install: %s", out)
 	}
-	holdsConfig(t, disk.file, 512, "installed: on a device\n")
+	holdsConfig(t, disk.file, 512, machineNamed("on-a-device"))
 	if out := run(t, oracle.Tool(t, "wipefs"), "--no-act", "--output", "TYPE", "--noheadings", disk.file); strings.Contains(out, "ext4") {
 		t.Errorf("wipefs: %s", out)
 	}
@@ -190,7 +195,7 @@ func TestInstallDevice(t *testing.T) {
 func TestInstallFile(t *testing.T) {
 	t.Parallel()
 	b := newBench(t)
-	config := b.file(t, "config.yaml", []byte("installed: on a file\n"))
+	config := b.file(t, "config.yaml", []byte(machineNamed("on-a-file")))
 	var sums []string
 	var file string
 	for range 2 {
@@ -206,7 +211,7 @@ func TestInstallFile(t *testing.T) {
 	if ids := func(f string) string { return run(t, oracle.Tool(t, "blkid"), "-p", "-s", "PTUUID", "-o", "value", f) }; ids(file) == ids(other) {
 		t.Error("two disks with the same identifier")
 	}
-	holdsConfig(t, file, 512, "installed: on a file\n")
+	holdsConfig(t, file, 512, machineNamed("on-a-file"))
 	sound(t, file)
 	boots(t, file, 512, vm.UEFI)
 }
@@ -252,9 +257,9 @@ func TestInstallDamagedBase(t *testing.T) {
 func TestInstallLargeSectors(t *testing.T) {
 	t.Parallel()
 	b, disk := newBench(t), newLoop(t, 3<<30, "--sector-size", "4096")
-	config := b.file(t, "config.yaml", []byte("sectors: large\n"))
+	config := b.file(t, "config.yaml", []byte(machineNamed("large-sectors")))
 	b.succeeds(t, b.install("--disk", disk.device, "--config", config)...)
-	holdsConfig(t, disk.file, 4096, "sectors: large\n")
+	holdsConfig(t, disk.file, 4096, machineNamed("large-sectors"))
 	var labels []string
 	for _, p := range readTable(t, disk.file, 4096) {
 		labels = append(labels, p.label)
@@ -346,7 +351,7 @@ func TestInstallRefuses(t *testing.T) {
 func TestInstallKeeps(t *testing.T) {
 	t.Parallel()
 	b, disk := newBench(t), newLoop(t, 2<<30)
-	b.succeeds(t, b.install("--disk", disk.device, "--config", b.file(t, "config.yaml", []byte("installed: first\n")))...)
+	b.succeeds(t, b.install("--disk", disk.device, "--config", b.file(t, "config.yaml", []byte(machineNamed("first"))))...)
 	disk.detach(t)
 	ctx, m := start(t, vm.Config{Image: disk.file, Firmware: vm.UEFI})
 	ready(t, ctx, m)
@@ -380,7 +385,7 @@ func TestInstallKeeps(t *testing.T) {
 			t.Errorf("%s: %d bytes %.20q, want %d", label, len(got), got, len(content))
 		}
 	}
-	holdsConfig(t, disk.file, 512, "installed: first\n")
+	holdsConfig(t, disk.file, 512, machineNamed("first"))
 	if out := b.succeeds(t, "inspect", disk.file); strings.Count(out, "installed=again") != 2 {
 		t.Errorf("the argument of the new system is not in both boot entries:\n%s", out)
 	}

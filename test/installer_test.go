@@ -201,7 +201,7 @@ func TestInstallerImage(t *testing.T) {
 	// A plan changes nothing, neither does a refusal.
 	privileged := []string{"run", "--rm", "--interactive", "--privileged", "--volume", "/dev:/dev", image}
 	install := append(privileged, "install", "--disk", disk.device, "--platform", "metal", "--config", "-")
-	const first, second = "installed: by docker\n", "installed: the old way\n"
+	first, second := machineNamed("by-docker"), machineNamed("the-old-way")
 	if out := d.run(t, first, append(install, "--plan")...); !strings.Contains(out, disk.device) || !strings.Contains(out, "nothing") || !strings.Contains(out, "EPHEMERAL") {
 		t.Errorf("plan: %s", out)
 	}

@@ -33,7 +33,7 @@ func (b *bench) iso(t *testing.T, config string, args ...string) string {
 // What is in an ISO image can be installed wherever it is mounted, also as another
 // platform's; nothing is written into it, and nothing compressed anew.
 func TestISODirectory(t *testing.T) {
-	const config = "installed: from a directory\n"
+	config := machineNamed("from-a-directory")
 	b := newBench(t)
 	iso := b.iso(t, config, "kiln.install.disk=/dev/sda", "given=1")
 	dir := filepath.Join(t.TempDir(), "kiln")
@@ -54,7 +54,7 @@ func TestISODirectory(t *testing.T) {
 // An ISO image whose kernel arguments say so installs onto a disk, whatever it was
 // started as, and the disk boots from either firmware.
 func TestISOInstall(t *testing.T) {
-	const config = "installed: from an ISO image\n"
+	config := machineNamed("from-an-iso")
 	b := newBench(t)
 	// Debian's cloud kernel has no driver for USB.
 	usb := &bench{kiln: b.kiln, base: oracle.Artifact(t, "KILN_BASE_GENERIC"), dir: t.TempDir()}

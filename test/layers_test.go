@@ -78,8 +78,8 @@ func TestLayersOnBoot(t *testing.T) {
 		name, disk, state string
 		config            vm.Config
 	}{
-		{"bios/ahci", dual, "sda5", vm.Config{Firmware: vm.BIOS, Bus: vm.AHCI, Memory: 112}},
-		{"bios/nvme", dual, "nvme0n1p5", vm.Config{Firmware: vm.BIOS, Bus: vm.NVMe, Memory: 112}},
+		{"bios/ahci", dual, "sda5", vm.Config{Firmware: vm.BIOS, Bus: vm.AHCI, Memory: 128}},
+		{"bios/nvme", dual, "nvme0n1p5", vm.Config{Firmware: vm.BIOS, Bus: vm.NVMe, Memory: 128}},
 		{"uefi only/virtio", uefi, "vda4", vm.Config{Firmware: vm.UEFI, Bus: vm.VirtioBlk, Memory: 192}},
 	} {
 		run(t, oracle.Artifact(t, "KILN_BIN"), "verify", c.disk)

@@ -15,6 +15,7 @@ import (
 
 	"github.com/kilnhq/kiln/imager/vm"
 	"github.com/kilnhq/kiln/internal/oracle"
+	"github.com/kilnhq/kiln/kernel/hardening"
 )
 
 // A remote is a node that runs in a machine, and a client of it.
@@ -26,7 +27,7 @@ type remote struct {
 }
 
 // freePort returns a port of the loopback address that nobody listens on.
-func freePort(t *testing.T) int {
+func freePort(t testing.TB) int {
 	t.Helper()
 	l, err := net.Listen("tcp", "127.0.0.1:0")
 	if err != nil {
@@ -85,7 +86,8 @@ func TestNode(t *testing.T) {
 	t.Parallel()
 	port := freePort(t)
 	disk := copySparse(t, oracle.Artifact(t, "KILN_IMAGE"))
-	ctx, m := start(t, vm.Config{Image: disk, Firmware: vm.BIOS, Forward: map[int]int{port: 50000}, Restart: true})
+	ctx, m := start(t, vm.Config{Image: disk, Firmware: vm.BIOS, Forward: map[int]int{port: 50000}, Restart: true,
+		UUID: "6b696c6e-0000-4000-8000-000000000001"})
 	line, err := m.Wait(ctx, maintenanceLine)
 	if err != nil {
 		t.Fatal(err)
@@ -114,7 +116,7 @@ func TestNode(t *testing.T) {
 	if out := stranger.run(t, "config", "apply", "--dry-run", machine); !strings.Contains(out, "+ API") {
 		t.Errorf("config apply --dry-run: %s", out)
 	}
-	stranger.run(t, "config", "apply", machine)
+	stranger.run(t, "config", "apply", withModules(t, machine, "numdummies=2"))
 	for _, want := range []*regexp.Regexp{configLine, mutualLine} {
 		if _, err := m.Wait(ctx, want); err != nil {
 			t.Fatal(err)
@@ -124,6 +126,16 @@ func TestNode(t *testing.T) {
 	admin := stranger
 	admin.contexts, admin.flags = filepath.Join(dir, "client.yaml"), nil
 	isManaged(t, admin)
+	hasDevices(t, admin)
+	absent := nodeModule{Name: "kiln_absent", State: "failed", Reason: "there is no module or alias of that name"}
+	admin.hasModule(t, absent)
+	admin.hasModule(t, nodeModule{Name: "dummy", State: "loaded", Parameters: "numdummies=2"})
+	admin.run(t, "config", "apply", withModules(t, machine, "numdummies=3"))
+	admin.hasModule(t, nodeModule{Name: "dummy", State: "loaded", Parameters: "numdummies=2", Reason: `is to have "numdummies=3": restart the node`})
+	id := admin.run(t, "read", "/etc/machine-id")
+	if !regexp.MustCompile(`^[0-9a-f]{32}\n$`).MatchString(id) {
+		t.Errorf("/etc/machine-id: %q", id)
+	}
 	stranger.refused(t, []string{"version"}, "certificate")
 	reader := admin
 	reader.contexts = filepath.Join(t.TempDir(), "reader.yaml")
@@ -137,6 +149,12 @@ func TestNode(t *testing.T) {
 	}
 	ready(t, ctx, m)
 	isManaged(t, admin)
+	admin.hasModule(t, absent)
+	admin.hasModule(t, nodeModule{Name: "dummy", State: "loaded", Parameters: "numdummies=3"})
+	if again := admin.run(t, "read", "/etc/machine-id"); again != id {
+		t.Errorf("/etc/machine-id: %q after a restart, was %q", again, id)
+	}
+	isHardened(t, admin)
 	shutdown(t, ctx, m)
 }
 
@@ -150,24 +168,49 @@ func isManaged(t *testing.T, admin remote) {
 	if out := admin.run(t, "read", "/etc/hostname"); out != "node1\n" {
 		t.Errorf("/etc/hostname: %q", out)
 	}
-	// In /proc/net/tcp the state 0A is listening; the port is the second number of
-	// the local address.
-	var ports []string
-	for _, file := range []string{"/proc/1/net/tcp", "/proc/1/net/tcp6"} {
-		for line := range strings.Lines(admin.run(t, "read", file)) {
-			if f := strings.Fields(line); len(f) > 3 && f[3] == "0A" && !strings.HasPrefix(f[1], "0100007F:") {
-				ports = append(ports, f[1][strings.LastIndexByte(f[1], ':')+1:])
-			}
-		}
-	}
-	if !slices.Equal(ports, []string{"C350"}) { // 50000
-		t.Errorf("ports that are listened on: %v, want C350 only", ports)
-	}
+	listensOnly(t, admin, false)
 	var memory []struct {
 		Total, Available uint64 `json:",string"`
 	}
 	admin.json(t, &memory, "memory")
 	if len(memory) != 1 || memory[0].Total == 0 || memory[0].Total-memory[0].Available > 200<<20 {
 		t.Errorf("memory: %+v; want at most 200 MiB in use", memory)
+	}
+}
+
+// isHardened wants the kernel of a node that has been restarted to have what an
+// image can give it, and to have got the seed of the time before.
+func isHardened(t *testing.T, admin remote) {
+	t.Helper()
+	var reports []struct {
+		OK, Failed int
+		Results    []hardening.Result
+	}
+	admin.json(t, &reports, "hardening")
+	if len(reports) != 1 || reports[0].OK < 100 {
+		t.Fatalf("hardening: %+v; want 100 recommendations to be met", reports)
+	}
+	// A container host needs namespaces and drivers; a warning does not end it.
+	want := []string{"kernel.modules_disabled", "kernel.warn_limit", "user.max_user_namespaces"}
+	var failed []string
+	for _, r := range reports[0].Results {
+		if r.Kind == hardening.Sysctl && r.Verdict == hardening.Fail {
+			failed = append(failed, r.Name)
+		}
+		if slices.Contains([]string{"SLAB_MERGE_DEFAULT", "page_alloc.shuffle", "KEXEC", "HIBERNATION", "PANIC_ON_OOPS"}, r.Name) && r.Verdict != hardening.OK {
+			t.Errorf("hardening: %+v", r)
+		}
+	}
+	if !slices.Equal(failed, want) {
+		t.Errorf("parameters that are not as recommended: %v, want %v", failed, want)
+	}
+	if out := admin.run(t, "read", "/run/kiln/hardening.json"); !json.Valid([]byte(out)) {
+		t.Errorf("/run/kiln/hardening.json: %s", out)
+	}
+	if out := admin.run(t, "dmesg", "--tail", "5"); strings.Count(out, "\n") != 5 {
+		t.Errorf("dmesg: %s", out)
+	}
+	if out := admin.run(t, "events"); !regexp.MustCompile(`random-seed\W+credited`).MatchString(out) {
+		t.Errorf("events: %s\nwant the random seed to be credited", out)
 	}
 }

@@ -20,11 +20,16 @@ import (
 // BIOS does again when the machine restarts.
 func kernelOf(t *testing.T, cmdline string) vm.Config {
 	t.Helper()
+	return kernelIn(t, oracle.Artifact(t, "KILN_BASE"), cmdline)
+}
+
+func kernelIn(t *testing.T, base, cmdline string) vm.Config {
+	t.Helper()
 	if testing.Short() {
 		t.Skip("SKIPPED: boots machines")
 	}
 	dir := filepath.Join(t.TempDir(), "pxe")
-	run(t, oracle.Artifact(t, "KILN_BIN"), "build", "metal", "--base", oracle.Artifact(t, "KILN_BASE"), "--cache", t.TempDir(), "--format", "pxe", "--output", dir)
+	run(t, oracle.Artifact(t, "KILN_BIN"), "build", "metal", "--base", base, "--cache", t.TempDir(), "--format", "pxe", "--output", dir)
 	return vm.Config{Firmware: vm.BIOS, Kernel: filepath.Join(dir, "vmlinuz"), Initrd: filepath.Join(dir, "initramfs"),
 		Cmdline: "console=ttyS0 quiet panic=1 " + cmdline}
 }

@@ -112,7 +112,7 @@ func TestWalk(t *testing.T) {
 	ctx, m := startWithin(t, 4*patience, vm.Config{Image: disk, Firmware: vm.BIOS, Forward: map[int]int{admin.port(t): 50000}, Memory: 1536})
 	ready(t, ctx, m)
 	t.Run("strangers", func(t *testing.T) { refusesStrangers(t, admin, dir) })
-	t.Run("listens", func(t *testing.T) { listensOnly(t, admin) })
+	t.Run("listens", func(t *testing.T) { listensOnly(t, admin, false) })
 	t.Run("server", func(t *testing.T) { unprivileged(t, admin) })
 	t.Run("verbs", func(t *testing.T) { verbsAnswer(t, admin, dir) })
 	t.Run("reader", func(t *testing.T) { readerReads(t, admin, dir) })
@@ -201,8 +201,10 @@ func call(ctx context.Context, conn *grpc.ClientConn, m protoreflect.MethodDescr
 	return s.RecvMsg(dynamicpb.NewMessage(m.Output()))
 }
 
-// listensOnly wants nothing but the API to listen.
-func listensOnly(t *testing.T, admin remote) {
+// listensOnly wants nothing but the API to listen, and, with a kubelet, what only
+// programs on the node reach.
+func listensOnly(t *testing.T, admin remote, kubelet bool) {
+	t.Helper()
 	table := func(name string) [][]string {
 		var rows [][]string
 		for line := range strings.Lines(admin.run(t, "read", "/proc/1/net/"+name)) {
@@ -218,8 +220,7 @@ func listensOnly(t *testing.T, admin remote) {
 			case f[3] != listening:
 			case strings.HasSuffix(local, ":C350"): // 50000
 				api++
-			case name == "tcp" && strings.HasPrefix(local, "0100007F:"):
-				// containerd's server of streams, which nobody from outside reaches.
+			case kubelet && name == "tcp" && strings.HasPrefix(local, "0100007F:"):
 			default:
 				t.Errorf("%s: something listens on %s", name, local)
 			}
@@ -256,7 +257,7 @@ func listensOnly(t *testing.T, admin remote) {
 		if len(f) > 7 {
 			name = f[7]
 		}
-		if !strings.HasPrefix(name, "/run/kiln/") && !strings.HasPrefix(name, "/run/containerd/") {
+		if !strings.HasPrefix(name, "/run/kiln/") && !strings.HasPrefix(name, "/run/containerd/") && !(kubelet && strings.HasPrefix(name, "/var/lib/kubelet/")) {
 			t.Errorf("unix: something listens on %s", name)
 		}
 	}

@@ -31,7 +31,7 @@ var File_kiln_v1alpha1_node_proto protoreflect.FileDescriptor
 
 const file_kiln_v1alpha1_node_proto_rawDesc = "" +
 	"\n" +
-	"\x18kiln/v1alpha1/node.proto\x12\rkiln.v1alpha1\x1a\x1akiln/v1alpha1/config.proto\x1a\x19kiln/v1alpha1/files.proto\x1a\x1dkiln/v1alpha1/lifecycle.proto\x1a\x1ckiln/v1alpha1/services.proto\x1a\x1akiln/v1alpha1/system.proto2\x8f\x11\n" +
+	"\x18kiln/v1alpha1/node.proto\x12\rkiln.v1alpha1\x1a\x1akiln/v1alpha1/config.proto\x1a\x19kiln/v1alpha1/files.proto\x1a\x1dkiln/v1alpha1/lifecycle.proto\x1a\x1ckiln/v1alpha1/services.proto\x1a\x1akiln/v1alpha1/system.proto2\xdf\x11\n" +
 	"\x04Node\x12H\n" +
 	"\aVersion\x12\x1d.kiln.v1alpha1.VersionRequest\x1a\x1e.kiln.v1alpha1.VersionResponse\x12E\n" +
 	"\x06Health\x12\x1c.kiln.v1alpha1.HealthRequest\x1a\x1d.kiln.v1alpha1.HealthResponse\x12K\n" +
@@ -51,6 +51,7 @@ const file_kiln_v1alpha1_node_proto_rawDesc = "" +
 	"\aModules\x12\x1d.kiln.v1alpha1.ModulesRequest\x1a\x1e.kiln.v1alpha1.ModulesResponse\x12Q\n" +
 	"\n" +
 	"Extensions\x12 .kiln.v1alpha1.ExtensionsRequest\x1a!.kiln.v1alpha1.ExtensionsResponse\x12N\n" +
+	"\tHardening\x12\x1f.kiln.v1alpha1.HardeningRequest\x1a .kiln.v1alpha1.HardeningResponse\x12N\n" +
 	"\tConfigGet\x12\x1f.kiln.v1alpha1.ConfigGetRequest\x1a .kiln.v1alpha1.ConfigGetResponse\x12T\n" +
 	"\vConfigApply\x12!.kiln.v1alpha1.ConfigApplyRequest\x1a\".kiln.v1alpha1.ConfigApplyResponse\x12K\n" +
 	"\bMetaList\x12\x1e.kiln.v1alpha1.MetaListRequest\x1a\x1f.kiln.v1alpha1.MetaListResponse\x12H\n" +
@@ -84,48 +85,50 @@ var file_kiln_v1alpha1_node_proto_goTypes = []any{
 	(*DisksRequest)(nil),           // 13: kiln.v1alpha1.DisksRequest
 	(*ModulesRequest)(nil),         // 14: kiln.v1alpha1.ModulesRequest
 	(*ExtensionsRequest)(nil),      // 15: kiln.v1alpha1.ExtensionsRequest
-	(*ConfigGetRequest)(nil),       // 16: kiln.v1alpha1.ConfigGetRequest
-	(*ConfigApplyRequest)(nil),     // 17: kiln.v1alpha1.ConfigApplyRequest
-	(*MetaListRequest)(nil),        // 18: kiln.v1alpha1.MetaListRequest
-	(*MetaSetRequest)(nil),         // 19: kiln.v1alpha1.MetaSetRequest
-	(*MetaDeleteRequest)(nil),      // 20: kiln.v1alpha1.MetaDeleteRequest
-	(*KubeconfigRequest)(nil),      // 21: kiln.v1alpha1.KubeconfigRequest
-	(*UpgradeRequest)(nil),         // 22: kiln.v1alpha1.UpgradeRequest
-	(*RollbackRequest)(nil),        // 23: kiln.v1alpha1.RollbackRequest
-	(*ResetRequest)(nil),           // 24: kiln.v1alpha1.ResetRequest
-	(*RebootRequest)(nil),          // 25: kiln.v1alpha1.RebootRequest
-	(*ShutdownRequest)(nil),        // 26: kiln.v1alpha1.ShutdownRequest
-	(*ReadFileRequest)(nil),        // 27: kiln.v1alpha1.ReadFileRequest
-	(*ListDirectoryRequest)(nil),   // 28: kiln.v1alpha1.ListDirectoryRequest
-	(*VersionResponse)(nil),        // 29: kiln.v1alpha1.VersionResponse
-	(*HealthResponse)(nil),         // 30: kiln.v1alpha1.HealthResponse
-	(*ServicesResponse)(nil),       // 31: kiln.v1alpha1.ServicesResponse
-	(*ServiceControlResponse)(nil), // 32: kiln.v1alpha1.ServiceControlResponse
-	(*LogLine)(nil),                // 33: kiln.v1alpha1.LogLine
-	(*DmesgLine)(nil),              // 34: kiln.v1alpha1.DmesgLine
-	(*Event)(nil),                  // 35: kiln.v1alpha1.Event
-	(*ProcessesResponse)(nil),      // 36: kiln.v1alpha1.ProcessesResponse
-	(*ContainersResponse)(nil),     // 37: kiln.v1alpha1.ContainersResponse
-	(*ImagesResponse)(nil),         // 38: kiln.v1alpha1.ImagesResponse
-	(*StatsResponse)(nil),          // 39: kiln.v1alpha1.StatsResponse
-	(*MemoryResponse)(nil),         // 40: kiln.v1alpha1.MemoryResponse
-	(*MountsResponse)(nil),         // 41: kiln.v1alpha1.MountsResponse
-	(*DisksResponse)(nil),          // 42: kiln.v1alpha1.DisksResponse
-	(*ModulesResponse)(nil),        // 43: kiln.v1alpha1.ModulesResponse
-	(*ExtensionsResponse)(nil),     // 44: kiln.v1alpha1.ExtensionsResponse
-	(*ConfigGetResponse)(nil),      // 45: kiln.v1alpha1.ConfigGetResponse
-	(*ConfigApplyResponse)(nil),    // 46: kiln.v1alpha1.ConfigApplyResponse
-	(*MetaListResponse)(nil),       // 47: kiln.v1alpha1.MetaListResponse
-	(*MetaSetResponse)(nil),        // 48: kiln.v1alpha1.MetaSetResponse
-	(*MetaDeleteResponse)(nil),     // 49: kiln.v1alpha1.MetaDeleteResponse
-	(*KubeconfigResponse)(nil),     // 50: kiln.v1alpha1.KubeconfigResponse
-	(*UpgradeProgress)(nil),        // 51: kiln.v1alpha1.UpgradeProgress
-	(*RollbackResponse)(nil),       // 52: kiln.v1alpha1.RollbackResponse
-	(*ResetResponse)(nil),          // 53: kiln.v1alpha1.ResetResponse
-	(*RebootResponse)(nil),         // 54: kiln.v1alpha1.RebootResponse
-	(*ShutdownResponse)(nil),       // 55: kiln.v1alpha1.ShutdownResponse
-	(*FileChunk)(nil),              // 56: kiln.v1alpha1.FileChunk
-	(*FileInfo)(nil),               // 57: kiln.v1alpha1.FileInfo
+	(*HardeningRequest)(nil),       // 16: kiln.v1alpha1.HardeningRequest
+	(*ConfigGetRequest)(nil),       // 17: kiln.v1alpha1.ConfigGetRequest
+	(*ConfigApplyRequest)(nil),     // 18: kiln.v1alpha1.ConfigApplyRequest
+	(*MetaListRequest)(nil),        // 19: kiln.v1alpha1.MetaListRequest
+	(*MetaSetRequest)(nil),         // 20: kiln.v1alpha1.MetaSetRequest
+	(*MetaDeleteRequest)(nil),      // 21: kiln.v1alpha1.MetaDeleteRequest
+	(*KubeconfigRequest)(nil),      // 22: kiln.v1alpha1.KubeconfigRequest
+	(*UpgradeRequest)(nil),         // 23: kiln.v1alpha1.UpgradeRequest
+	(*RollbackRequest)(nil),        // 24: kiln.v1alpha1.RollbackRequest
+	(*ResetRequest)(nil),           // 25: kiln.v1alpha1.ResetRequest
+	(*RebootRequest)(nil),          // 26: kiln.v1alpha1.RebootRequest
+	(*ShutdownRequest)(nil),        // 27: kiln.v1alpha1.ShutdownRequest
+	(*ReadFileRequest)(nil),        // 28: kiln.v1alpha1.ReadFileRequest
+	(*ListDirectoryRequest)(nil),   // 29: kiln.v1alpha1.ListDirectoryRequest
+	(*VersionResponse)(nil),        // 30: kiln.v1alpha1.VersionResponse
+	(*HealthResponse)(nil),         // 31: kiln.v1alpha1.HealthResponse
+	(*ServicesResponse)(nil),       // 32: kiln.v1alpha1.ServicesResponse
+	(*ServiceControlResponse)(nil), // 33: kiln.v1alpha1.ServiceControlResponse
+	(*LogLine)(nil),                // 34: kiln.v1alpha1.LogLine
+	(*DmesgLine)(nil),              // 35: kiln.v1alpha1.DmesgLine
+	(*Event)(nil),                  // 36: kiln.v1alpha1.Event
+	(*ProcessesResponse)(nil),      // 37: kiln.v1alpha1.ProcessesResponse
+	(*ContainersResponse)(nil),     // 38: kiln.v1alpha1.ContainersResponse
+	(*ImagesResponse)(nil),         // 39: kiln.v1alpha1.ImagesResponse
+	(*StatsResponse)(nil),          // 40: kiln.v1alpha1.StatsResponse
+	(*MemoryResponse)(nil),         // 41: kiln.v1alpha1.MemoryResponse
+	(*MountsResponse)(nil),         // 42: kiln.v1alpha1.MountsResponse
+	(*DisksResponse)(nil),          // 43: kiln.v1alpha1.DisksResponse
+	(*ModulesResponse)(nil),        // 44: kiln.v1alpha1.ModulesResponse
+	(*ExtensionsResponse)(nil),     // 45: kiln.v1alpha1.ExtensionsResponse
+	(*HardeningResponse)(nil),      // 46: kiln.v1alpha1.HardeningResponse
+	(*ConfigGetResponse)(nil),      // 47: kiln.v1alpha1.ConfigGetResponse
+	(*ConfigApplyResponse)(nil),    // 48: kiln.v1alpha1.ConfigApplyResponse
+	(*MetaListResponse)(nil),       // 49: kiln.v1alpha1.MetaListResponse
+	(*MetaSetResponse)(nil),        // 50: kiln.v1alpha1.MetaSetResponse
+	(*MetaDeleteResponse)(nil),     // 51: kiln.v1alpha1.MetaDeleteResponse
+	(*KubeconfigResponse)(nil),     // 52: kiln.v1alpha1.KubeconfigResponse
+	(*UpgradeProgress)(nil),        // 53: kiln.v1alpha1.UpgradeProgress
+	(*RollbackResponse)(nil),       // 54: kiln.v1alpha1.RollbackResponse
+	(*ResetResponse)(nil),          // 55: kiln.v1alpha1.ResetResponse
+	(*RebootResponse)(nil),         // 56: kiln.v1alpha1.RebootResponse
+	(*ShutdownResponse)(nil),       // 57: kiln.v1alpha1.ShutdownResponse
+	(*FileChunk)(nil),              // 58: kiln.v1alpha1.FileChunk
+	(*FileInfo)(nil),               // 59: kiln.v1alpha1.FileInfo
 }
 var file_kiln_v1alpha1_node_proto_depIdxs = []int32{
 	0,  // 0: kiln.v1alpha1.Node.Version:input_type -> kiln.v1alpha1.VersionRequest
@@ -144,50 +147,52 @@ var file_kiln_v1alpha1_node_proto_depIdxs = []int32{
 	13, // 13: kiln.v1alpha1.Node.Disks:input_type -> kiln.v1alpha1.DisksRequest
 	14, // 14: kiln.v1alpha1.Node.Modules:input_type -> kiln.v1alpha1.ModulesRequest
 	15, // 15: kiln.v1alpha1.Node.Extensions:input_type -> kiln.v1alpha1.ExtensionsRequest
-	16, // 16: kiln.v1alpha1.Node.ConfigGet:input_type -> kiln.v1alpha1.ConfigGetRequest
-	17, // 17: kiln.v1alpha1.Node.ConfigApply:input_type -> kiln.v1alpha1.ConfigApplyRequest
-	18, // 18: kiln.v1alpha1.Node.MetaList:input_type -> kiln.v1alpha1.MetaListRequest
-	19, // 19: kiln.v1alpha1.Node.MetaSet:input_type -> kiln.v1alpha1.MetaSetRequest
-	20, // 20: kiln.v1alpha1.Node.MetaDelete:input_type -> kiln.v1alpha1.MetaDeleteRequest
-	21, // 21: kiln.v1alpha1.Node.Kubeconfig:input_type -> kiln.v1alpha1.KubeconfigRequest
-	22, // 22: kiln.v1alpha1.Node.Upgrade:input_type -> kiln.v1alpha1.UpgradeRequest
-	23, // 23: kiln.v1alpha1.Node.Rollback:input_type -> kiln.v1alpha1.RollbackRequest
-	24, // 24: kiln.v1alpha1.Node.Reset:input_type -> kiln.v1alpha1.ResetRequest
-	25, // 25: kiln.v1alpha1.Node.Reboot:input_type -> kiln.v1alpha1.RebootRequest
-	26, // 26: kiln.v1alpha1.Node.Shutdown:input_type -> kiln.v1alpha1.ShutdownRequest
-	27, // 27: kiln.v1alpha1.Node.ReadFile:input_type -> kiln.v1alpha1.ReadFileRequest
-	28, // 28: kiln.v1alpha1.Node.ListDirectory:input_type -> kiln.v1alpha1.ListDirectoryRequest
-	29, // 29: kiln.v1alpha1.Node.Version:output_type -> kiln.v1alpha1.VersionResponse
-	30, // 30: kiln.v1alpha1.Node.Health:output_type -> kiln.v1alpha1.HealthResponse
-	31, // 31: kiln.v1alpha1.Node.Services:output_type -> kiln.v1alpha1.ServicesResponse
-	32, // 32: kiln.v1alpha1.Node.ServiceControl:output_type -> kiln.v1alpha1.ServiceControlResponse
-	33, // 33: kiln.v1alpha1.Node.Logs:output_type -> kiln.v1alpha1.LogLine
-	34, // 34: kiln.v1alpha1.Node.Dmesg:output_type -> kiln.v1alpha1.DmesgLine
-	35, // 35: kiln.v1alpha1.Node.Events:output_type -> kiln.v1alpha1.Event
-	36, // 36: kiln.v1alpha1.Node.Processes:output_type -> kiln.v1alpha1.ProcessesResponse
-	37, // 37: kiln.v1alpha1.Node.Containers:output_type -> kiln.v1alpha1.ContainersResponse
-	38, // 38: kiln.v1alpha1.Node.Images:output_type -> kiln.v1alpha1.ImagesResponse
-	39, // 39: kiln.v1alpha1.Node.Stats:output_type -> kiln.v1alpha1.StatsResponse
-	40, // 40: kiln.v1alpha1.Node.Memory:output_type -> kiln.v1alpha1.MemoryResponse
-	41, // 41: kiln.v1alpha1.Node.Mounts:output_type -> kiln.v1alpha1.MountsResponse
-	42, // 42: kiln.v1alpha1.Node.Disks:output_type -> kiln.v1alpha1.DisksResponse
-	43, // 43: kiln.v1alpha1.Node.Modules:output_type -> kiln.v1alpha1.ModulesResponse
-	44, // 44: kiln.v1alpha1.Node.Extensions:output_type -> kiln.v1alpha1.ExtensionsResponse
-	45, // 45: kiln.v1alpha1.Node.ConfigGet:output_type -> kiln.v1alpha1.ConfigGetResponse
-	46, // 46: kiln.v1alpha1.Node.ConfigApply:output_type -> kiln.v1alpha1.ConfigApplyResponse
-	47, // 47: kiln.v1alpha1.Node.MetaList:output_type -> kiln.v1alpha1.MetaListResponse
-	48, // 48: kiln.v1alpha1.Node.MetaSet:output_type -> kiln.v1alpha1.MetaSetResponse
-	49, // 49: kiln.v1alpha1.Node.MetaDelete:output_type -> kiln.v1alpha1.MetaDeleteResponse
-	50, // 50: kiln.v1alpha1.Node.Kubeconfig:output_type -> kiln.v1alpha1.KubeconfigResponse
-	51, // 51: kiln.v1alpha1.Node.Upgrade:output_type -> kiln.v1alpha1.UpgradeProgress
-	52, // 52: kiln.v1alpha1.Node.Rollback:output_type -> kiln.v1alpha1.RollbackResponse
-	53, // 53: kiln.v1alpha1.Node.Reset:output_type -> kiln.v1alpha1.ResetResponse
-	54, // 54: kiln.v1alpha1.Node.Reboot:output_type -> kiln.v1alpha1.RebootResponse
-	55, // 55: kiln.v1alpha1.Node.Shutdown:output_type -> kiln.v1alpha1.ShutdownResponse
-	56, // 56: kiln.v1alpha1.Node.ReadFile:output_type -> kiln.v1alpha1.FileChunk
-	57, // 57: kiln.v1alpha1.Node.ListDirectory:output_type -> kiln.v1alpha1.FileInfo
-	29, // [29:58] is the sub-list for method output_type
-	0,  // [0:29] is the sub-list for method input_type
+	16, // 16: kiln.v1alpha1.Node.Hardening:input_type -> kiln.v1alpha1.HardeningRequest
+	17, // 17: kiln.v1alpha1.Node.ConfigGet:input_type -> kiln.v1alpha1.ConfigGetRequest
+	18, // 18: kiln.v1alpha1.Node.ConfigApply:input_type -> kiln.v1alpha1.ConfigApplyRequest
+	19, // 19: kiln.v1alpha1.Node.MetaList:input_type -> kiln.v1alpha1.MetaListRequest
+	20, // 20: kiln.v1alpha1.Node.MetaSet:input_type -> kiln.v1alpha1.MetaSetRequest
+	21, // 21: kiln.v1alpha1.Node.MetaDelete:input_type -> kiln.v1alpha1.MetaDeleteRequest
+	22, // 22: kiln.v1alpha1.Node.Kubeconfig:input_type -> kiln.v1alpha1.KubeconfigRequest
+	23, // 23: kiln.v1alpha1.Node.Upgrade:input_type -> kiln.v1alpha1.UpgradeRequest
+	24, // 24: kiln.v1alpha1.Node.Rollback:input_type -> kiln.v1alpha1.RollbackRequest
+	25, // 25: kiln.v1alpha1.Node.Reset:input_type -> kiln.v1alpha1.ResetRequest
+	26, // 26: kiln.v1alpha1.Node.Reboot:input_type -> kiln.v1alpha1.RebootRequest
+	27, // 27: kiln.v1alpha1.Node.Shutdown:input_type -> kiln.v1alpha1.ShutdownRequest
+	28, // 28: kiln.v1alpha1.Node.ReadFile:input_type -> kiln.v1alpha1.ReadFileRequest
+	29, // 29: kiln.v1alpha1.Node.ListDirectory:input_type -> kiln.v1alpha1.ListDirectoryRequest
+	30, // 30: kiln.v1alpha1.Node.Version:output_type -> kiln.v1alpha1.VersionResponse
+	31, // 31: kiln.v1alpha1.Node.Health:output_type -> kiln.v1alpha1.HealthResponse
+	32, // 32: kiln.v1alpha1.Node.Services:output_type -> kiln.v1alpha1.ServicesResponse
+	33, // 33: kiln.v1alpha1.Node.ServiceControl:output_type -> kiln.v1alpha1.ServiceControlResponse
+	34, // 34: kiln.v1alpha1.Node.Logs:output_type -> kiln.v1alpha1.LogLine
+	35, // 35: kiln.v1alpha1.Node.Dmesg:output_type -> kiln.v1alpha1.DmesgLine
+	36, // 36: kiln.v1alpha1.Node.Events:output_type -> kiln.v1alpha1.Event
+	37, // 37: kiln.v1alpha1.Node.Processes:output_type -> kiln.v1alpha1.ProcessesResponse
+	38, // 38: kiln.v1alpha1.Node.Containers:output_type -> kiln.v1alpha1.ContainersResponse
+	39, // 39: kiln.v1alpha1.Node.Images:output_type -> kiln.v1alpha1.ImagesResponse
+	40, // 40: kiln.v1alpha1.Node.Stats:output_type -> kiln.v1alpha1.StatsResponse
+	41, // 41: kiln.v1alpha1.Node.Memory:output_type -> kiln.v1alpha1.MemoryResponse
+	42, // 42: kiln.v1alpha1.Node.Mounts:output_type -> kiln.v1alpha1.MountsResponse
+	43, // 43: kiln.v1alpha1.Node.Disks:output_type -> kiln.v1alpha1.DisksResponse
+	44, // 44: kiln.v1alpha1.Node.Modules:output_type -> kiln.v1alpha1.ModulesResponse
+	45, // 45: kiln.v1alpha1.Node.Extensions:output_type -> kiln.v1alpha1.ExtensionsResponse
+	46, // 46: kiln.v1alpha1.Node.Hardening:output_type -> kiln.v1alpha1.HardeningResponse
+	47, // 47: kiln.v1alpha1.Node.ConfigGet:output_type -> kiln.v1alpha1.ConfigGetResponse
+	48, // 48: kiln.v1alpha1.Node.ConfigApply:output_type -> kiln.v1alpha1.ConfigApplyResponse
+	49, // 49: kiln.v1alpha1.Node.MetaList:output_type -> kiln.v1alpha1.MetaListResponse
+	50, // 50: kiln.v1alpha1.Node.MetaSet:output_type -> kiln.v1alpha1.MetaSetResponse
+	51, // 51: kiln.v1alpha1.Node.MetaDelete:output_type -> kiln.v1alpha1.MetaDeleteResponse
+	52, // 52: kiln.v1alpha1.Node.Kubeconfig:output_type -> kiln.v1alpha1.KubeconfigResponse
+	53, // 53: kiln.v1alpha1.Node.Upgrade:output_type -> kiln.v1alpha1.UpgradeProgress
+	54, // 54: kiln.v1alpha1.Node.Rollback:output_type -> kiln.v1alpha1.RollbackResponse
+	55, // 55: kiln.v1alpha1.Node.Reset:output_type -> kiln.v1alpha1.ResetResponse
+	56, // 56: kiln.v1alpha1.Node.Reboot:output_type -> kiln.v1alpha1.RebootResponse
+	57, // 57: kiln.v1alpha1.Node.Shutdown:output_type -> kiln.v1alpha1.ShutdownResponse
+	58, // 58: kiln.v1alpha1.Node.ReadFile:output_type -> kiln.v1alpha1.FileChunk
+	59, // 59: kiln.v1alpha1.Node.ListDirectory:output_type -> kiln.v1alpha1.FileInfo
+	30, // [30:60] is the sub-list for method output_type
+	0,  // [0:30] is the sub-list for method input_type
 	0,  // [0:0] is the sub-list for extension type_name
 	0,  // [0:0] is the sub-list for extension extendee
 	0,  // [0:0] is the sub-list for field type_name

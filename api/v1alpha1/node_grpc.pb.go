@@ -42,6 +42,7 @@ const (
 	Node_Disks_FullMethodName          = "/kiln.v1alpha1.Node/Disks"
 	Node_Modules_FullMethodName        = "/kiln.v1alpha1.Node/Modules"
 	Node_Extensions_FullMethodName     = "/kiln.v1alpha1.Node/Extensions"
+	Node_Hardening_FullMethodName      = "/kiln.v1alpha1.Node/Hardening"
 	Node_ConfigGet_FullMethodName      = "/kiln.v1alpha1.Node/ConfigGet"
 	Node_ConfigApply_FullMethodName    = "/kiln.v1alpha1.Node/ConfigApply"
 	Node_MetaList_FullMethodName       = "/kiln.v1alpha1.Node/MetaList"
@@ -95,6 +96,9 @@ type NodeClient interface {
 	Modules(ctx context.Context, in *ModulesRequest, opts ...grpc.CallOption) (*ModulesResponse, error)
 	// Extensions lists the system extensions of the image. Reader.
 	Extensions(ctx context.Context, in *ExtensionsRequest, opts ...grpc.CallOption) (*ExtensionsResponse, error)
+	// Hardening compares the kernel with the recommendations of the Kernel
+	// Self-Protection Project. Reader.
+	Hardening(ctx context.Context, in *HardeningRequest, opts ...grpc.CallOption) (*HardeningResponse, error)
 	// ConfigGet returns the machine configuration. Reader; only admins get the
 	// secrets in it.
 	ConfigGet(ctx context.Context, in *ConfigGetRequest, opts ...grpc.CallOption) (*ConfigGetResponse, error)
@@ -323,6 +327,16 @@ func (c *nodeClient) Extensions(ctx context.Context, in *ExtensionsRequest, opts
 	return out, nil
 }
 
+func (c *nodeClient) Hardening(ctx context.Context, in *HardeningRequest, opts ...grpc.CallOption) (*HardeningResponse, error) {
+	cOpts := append([]grpc.CallOption{grpc.StaticMethod()}, opts...)
+	out := new(HardeningResponse)
+	err := c.cc.Invoke(ctx, Node_Hardening_FullMethodName, in, out, cOpts...)
+	if err != nil {
+		return nil, err
+	}
+	return out, nil
+}
+
 func (c *nodeClient) ConfigGet(ctx context.Context, in *ConfigGetRequest, opts ...grpc.CallOption) (*ConfigGetResponse, error) {
 	cOpts := append([]grpc.CallOption{grpc.StaticMethod()}, opts...)
 	out := new(ConfigGetResponse)
@@ -512,6 +526,9 @@ type NodeServer interface {
 	Modules(context.Context, *ModulesRequest) (*ModulesResponse, error)
 	// Extensions lists the system extensions of the image. Reader.
 	Extensions(context.Context, *ExtensionsRequest) (*ExtensionsResponse, error)
+	// Hardening compares the kernel with the recommendations of the Kernel
+	// Self-Protection Project. Reader.
+	Hardening(context.Context, *HardeningRequest) (*HardeningResponse, error)
 	// ConfigGet returns the machine configuration. Reader; only admins get the
 	// secrets in it.
 	ConfigGet(context.Context, *ConfigGetRequest) (*ConfigGetResponse, error)
@@ -600,6 +617,9 @@ func (UnimplementedNodeServer) Modules(context.Context, *ModulesRequest) (*Modul
 }
 func (UnimplementedNodeServer) Extensions(context.Context, *ExtensionsRequest) (*ExtensionsResponse, error) {
 	return nil, status.Error(codes.Unimplemented, "method Extensions not implemented")
+}
+func (UnimplementedNodeServer) Hardening(context.Context, *HardeningRequest) (*HardeningResponse, error) {
+	return nil, status.Error(codes.Unimplemented, "method Hardening not implemented")
 }
 func (UnimplementedNodeServer) ConfigGet(context.Context, *ConfigGetRequest) (*ConfigGetResponse, error) {
 	return nil, status.Error(codes.Unimplemented, "method ConfigGet not implemented")
@@ -928,6 +948,24 @@ func _Node_Extensions_Handler(srv interface{}, ctx context.Context, dec func(int
 	return interceptor(ctx, in, info, handler)
 }
 
+func _Node_Hardening_Handler(srv interface{}, ctx context.Context, dec func(interface{}) error, interceptor grpc.UnaryServerInterceptor) (interface{}, error) {
+	in := new(HardeningRequest)
+	if err := dec(in); err != nil {
+		return nil, err
+	}
+	if interceptor == nil {
+		return srv.(NodeServer).Hardening(ctx, in)
+	}
+	info := &grpc.UnaryServerInfo{
+		Server:     srv,
+		FullMethod: Node_Hardening_FullMethodName,
+	}
+	handler := func(ctx context.Context, req interface{}) (interface{}, error) {
+		return srv.(NodeServer).Hardening(ctx, req.(*HardeningRequest))
+	}
+	return interceptor(ctx, in, info, handler)
+}
+
 func _Node_ConfigGet_Handler(srv interface{}, ctx context.Context, dec func(interface{}) error, interceptor grpc.UnaryServerInterceptor) (interface{}, error) {
 	in := new(ConfigGetRequest)
 	if err := dec(in); err != nil {
@@ -1195,6 +1233,10 @@ var Node_ServiceDesc = grpc.ServiceDesc{
 		{
 			MethodName: "Extensions",
 			Handler:    _Node_Extensions_Handler,
+		},
+		{
+			MethodName: "Hardening",
+			Handler:    _Node_Hardening_Handler,
 		},
 		{
 			MethodName: "ConfigGet",

@@ -659,6 +659,8 @@ type Container struct {
 	Pid           int32                  `protobuf:"varint,7,opt,name=pid,proto3" json:"pid,omitempty"`
 	Restarts      uint32                 `protobuf:"varint,8,opt,name=restarts,proto3" json:"restarts,omitempty"`
 	Created       *timestamppb.Timestamp `protobuf:"bytes,9,opt,name=created,proto3" json:"created,omitempty"`
+	Memory        uint64                 `protobuf:"varint,10,opt,name=memory,proto3" json:"memory,omitempty"` // bytes
+	Cpu           uint64                 `protobuf:"varint,11,opt,name=cpu,proto3" json:"cpu,omitempty"`       // user and system time, in milliseconds
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -754,6 +756,20 @@ func (x *Container) GetCreated() *timestamppb.Timestamp {
 		return x.Created
 	}
 	return nil
+}
+
+func (x *Container) GetMemory() uint64 {
+	if x != nil {
+		return x.Memory
+	}
+	return 0
+}
+
+func (x *Container) GetCpu() uint64 {
+	if x != nil {
+		return x.Cpu
+	}
+	return 0
 }
 
 type ImagesRequest struct {
@@ -2403,6 +2419,218 @@ func (x *Extension) GetSha256() string {
 	return ""
 }
 
+type HardeningRequest struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *HardeningRequest) Reset() {
+	*x = HardeningRequest{}
+	mi := &file_kiln_v1alpha1_system_proto_msgTypes[34]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *HardeningRequest) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*HardeningRequest) ProtoMessage() {}
+
+func (x *HardeningRequest) ProtoReflect() protoreflect.Message {
+	mi := &file_kiln_v1alpha1_system_proto_msgTypes[34]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use HardeningRequest.ProtoReflect.Descriptor instead.
+func (*HardeningRequest) Descriptor() ([]byte, []int) {
+	return file_kiln_v1alpha1_system_proto_rawDescGZIP(), []int{34}
+}
+
+type HardeningResponse struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	Arch          string                 `protobuf:"bytes,1,opt,name=arch,proto3" json:"arch,omitempty"`       // amd64 or arm64
+	Release       string                 `protobuf:"bytes,2,opt,name=release,proto3" json:"release,omitempty"` // of the kernel
+	Ok            uint32                 `protobuf:"varint,3,opt,name=ok,proto3" json:"ok,omitempty"`          // how many recommendations are met
+	Failed        uint32                 `protobuf:"varint,4,opt,name=failed,proto3" json:"failed,omitempty"`
+	NotApplicable uint32                 `protobuf:"varint,5,opt,name=not_applicable,json=notApplicable,proto3" json:"not_applicable,omitempty"`
+	Results       []*HardeningResult     `protobuf:"bytes,6,rep,name=results,proto3" json:"results,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *HardeningResponse) Reset() {
+	*x = HardeningResponse{}
+	mi := &file_kiln_v1alpha1_system_proto_msgTypes[35]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *HardeningResponse) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*HardeningResponse) ProtoMessage() {}
+
+func (x *HardeningResponse) ProtoReflect() protoreflect.Message {
+	mi := &file_kiln_v1alpha1_system_proto_msgTypes[35]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use HardeningResponse.ProtoReflect.Descriptor instead.
+func (*HardeningResponse) Descriptor() ([]byte, []int) {
+	return file_kiln_v1alpha1_system_proto_rawDescGZIP(), []int{35}
+}
+
+func (x *HardeningResponse) GetArch() string {
+	if x != nil {
+		return x.Arch
+	}
+	return ""
+}
+
+func (x *HardeningResponse) GetRelease() string {
+	if x != nil {
+		return x.Release
+	}
+	return ""
+}
+
+func (x *HardeningResponse) GetOk() uint32 {
+	if x != nil {
+		return x.Ok
+	}
+	return 0
+}
+
+func (x *HardeningResponse) GetFailed() uint32 {
+	if x != nil {
+		return x.Failed
+	}
+	return 0
+}
+
+func (x *HardeningResponse) GetNotApplicable() uint32 {
+	if x != nil {
+		return x.NotApplicable
+	}
+	return 0
+}
+
+func (x *HardeningResponse) GetResults() []*HardeningResult {
+	if x != nil {
+		return x.Results
+	}
+	return nil
+}
+
+type HardeningResult struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	Kind          string                 `protobuf:"bytes,1,opt,name=kind,proto3" json:"kind,omitempty"` // config, cmdline, sysctl
+	Name          string                 `protobuf:"bytes,2,opt,name=name,proto3" json:"name,omitempty"` // of the option, argument or parameter
+	Want          string                 `protobuf:"bytes,3,opt,name=want,proto3" json:"want,omitempty"`
+	Found         string                 `protobuf:"bytes,4,opt,name=found,proto3" json:"found,omitempty"`
+	Verdict       string                 `protobuf:"bytes,5,opt,name=verdict,proto3" json:"verdict,omitempty"` // ok, fail, n/a
+	Reason        string                 `protobuf:"bytes,6,opt,name=reason,proto3" json:"reason,omitempty"`   // what it is good for, or why it is not applicable
+	Source        string                 `protobuf:"bytes,7,opt,name=source,proto3" json:"source,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *HardeningResult) Reset() {
+	*x = HardeningResult{}
+	mi := &file_kiln_v1alpha1_system_proto_msgTypes[36]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *HardeningResult) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*HardeningResult) ProtoMessage() {}
+
+func (x *HardeningResult) ProtoReflect() protoreflect.Message {
+	mi := &file_kiln_v1alpha1_system_proto_msgTypes[36]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use HardeningResult.ProtoReflect.Descriptor instead.
+func (*HardeningResult) Descriptor() ([]byte, []int) {
+	return file_kiln_v1alpha1_system_proto_rawDescGZIP(), []int{36}
+}
+
+func (x *HardeningResult) GetKind() string {
+	if x != nil {
+		return x.Kind
+	}
+	return ""
+}
+
+func (x *HardeningResult) GetName() string {
+	if x != nil {
+		return x.Name
+	}
+	return ""
+}
+
+func (x *HardeningResult) GetWant() string {
+	if x != nil {
+		return x.Want
+	}
+	return ""
+}
+
+func (x *HardeningResult) GetFound() string {
+	if x != nil {
+		return x.Found
+	}
+	return ""
+}
+
+func (x *HardeningResult) GetVerdict() string {
+	if x != nil {
+		return x.Verdict
+	}
+	return ""
+}
+
+func (x *HardeningResult) GetReason() string {
+	if x != nil {
+		return x.Reason
+	}
+	return ""
+}
+
+func (x *HardeningResult) GetSource() string {
+	if x != nil {
+		return x.Source
+	}
+	return ""
+}
+
 var File_kiln_v1alpha1_system_proto protoreflect.FileDescriptor
 
 const file_kiln_v1alpha1_system_proto_rawDesc = "" +
@@ -2454,7 +2682,7 @@ const file_kiln_v1alpha1_system_proto_rawDesc = "" +
 	"\x12ContainersResponse\x128\n" +
 	"\n" +
 	"containers\x18\x01 \x03(\v2\x18.kiln.v1alpha1.ContainerR\n" +
-	"containers\"\xf1\x01\n" +
+	"containers\"\x9b\x02\n" +
 	"\tContainer\x12\x1c\n" +
 	"\tnamespace\x18\x01 \x01(\tR\tnamespace\x12\x0e\n" +
 	"\x02id\x18\x02 \x01(\tR\x02id\x12\x12\n" +
@@ -2464,7 +2692,10 @@ const file_kiln_v1alpha1_system_proto_rawDesc = "" +
 	"\x06status\x18\x06 \x01(\tR\x06status\x12\x10\n" +
 	"\x03pid\x18\a \x01(\x05R\x03pid\x12\x1a\n" +
 	"\brestarts\x18\b \x01(\rR\brestarts\x124\n" +
-	"\acreated\x18\t \x01(\v2\x1a.google.protobuf.TimestampR\acreated\"-\n" +
+	"\acreated\x18\t \x01(\v2\x1a.google.protobuf.TimestampR\acreated\x12\x16\n" +
+	"\x06memory\x18\n" +
+	" \x01(\x04R\x06memory\x12\x10\n" +
+	"\x03cpu\x18\v \x01(\x04R\x03cpu\"-\n" +
 	"\rImagesRequest\x12\x1c\n" +
 	"\tnamespace\x18\x01 \x01(\tR\tnamespace\">\n" +
 	"\x0eImagesResponse\x12,\n" +
@@ -2604,7 +2835,23 @@ const file_kiln_v1alpha1_system_proto_rawDesc = "" +
 	"\aversion\x18\x02 \x01(\tR\aversion\x12 \n" +
 	"\vdescription\x18\x03 \x01(\tR\vdescription\x12\x12\n" +
 	"\x04size\x18\x04 \x01(\x04R\x04size\x12\x16\n" +
-	"\x06sha256\x18\x05 \x01(\tR\x06sha256B%Z#github.com/kilnhq/kiln/api/v1alpha1b\x06proto3"
+	"\x06sha256\x18\x05 \x01(\tR\x06sha256\"\x12\n" +
+	"\x10HardeningRequest\"\xca\x01\n" +
+	"\x11HardeningResponse\x12\x12\n" +
+	"\x04arch\x18\x01 \x01(\tR\x04arch\x12\x18\n" +
+	"\arelease\x18\x02 \x01(\tR\arelease\x12\x0e\n" +
+	"\x02ok\x18\x03 \x01(\rR\x02ok\x12\x16\n" +
+	"\x06failed\x18\x04 \x01(\rR\x06failed\x12%\n" +
+	"\x0enot_applicable\x18\x05 \x01(\rR\rnotApplicable\x128\n" +
+	"\aresults\x18\x06 \x03(\v2\x1e.kiln.v1alpha1.HardeningResultR\aresults\"\xad\x01\n" +
+	"\x0fHardeningResult\x12\x12\n" +
+	"\x04kind\x18\x01 \x01(\tR\x04kind\x12\x12\n" +
+	"\x04name\x18\x02 \x01(\tR\x04name\x12\x12\n" +
+	"\x04want\x18\x03 \x01(\tR\x04want\x12\x14\n" +
+	"\x05found\x18\x04 \x01(\tR\x05found\x12\x18\n" +
+	"\averdict\x18\x05 \x01(\tR\averdict\x12\x16\n" +
+	"\x06reason\x18\x06 \x01(\tR\x06reason\x12\x16\n" +
+	"\x06source\x18\a \x01(\tR\x06sourceB%Z#github.com/kilnhq/kiln/api/v1alpha1b\x06proto3"
 
 var (
 	file_kiln_v1alpha1_system_proto_rawDescOnce sync.Once
@@ -2618,7 +2865,7 @@ func file_kiln_v1alpha1_system_proto_rawDescGZIP() []byte {
 	return file_kiln_v1alpha1_system_proto_rawDescData
 }
 
-var file_kiln_v1alpha1_system_proto_msgTypes = make([]protoimpl.MessageInfo, 34)
+var file_kiln_v1alpha1_system_proto_msgTypes = make([]protoimpl.MessageInfo, 37)
 var file_kiln_v1alpha1_system_proto_goTypes = []any{
 	(*VersionRequest)(nil),        // 0: kiln.v1alpha1.VersionRequest
 	(*VersionResponse)(nil),       // 1: kiln.v1alpha1.VersionResponse
@@ -2654,18 +2901,21 @@ var file_kiln_v1alpha1_system_proto_goTypes = []any{
 	(*ExtensionsRequest)(nil),     // 31: kiln.v1alpha1.ExtensionsRequest
 	(*ExtensionsResponse)(nil),    // 32: kiln.v1alpha1.ExtensionsResponse
 	(*Extension)(nil),             // 33: kiln.v1alpha1.Extension
-	(*timestamppb.Timestamp)(nil), // 34: google.protobuf.Timestamp
+	(*HardeningRequest)(nil),      // 34: kiln.v1alpha1.HardeningRequest
+	(*HardeningResponse)(nil),     // 35: kiln.v1alpha1.HardeningResponse
+	(*HardeningResult)(nil),       // 36: kiln.v1alpha1.HardeningResult
+	(*timestamppb.Timestamp)(nil), // 37: google.protobuf.Timestamp
 }
 var file_kiln_v1alpha1_system_proto_depIdxs = []int32{
-	34, // 0: kiln.v1alpha1.HealthResponse.time:type_name -> google.protobuf.Timestamp
+	37, // 0: kiln.v1alpha1.HealthResponse.time:type_name -> google.protobuf.Timestamp
 	4,  // 1: kiln.v1alpha1.HealthResponse.checks:type_name -> kiln.v1alpha1.Check
 	7,  // 2: kiln.v1alpha1.ProcessesResponse.processes:type_name -> kiln.v1alpha1.Process
-	34, // 3: kiln.v1alpha1.Process.started:type_name -> google.protobuf.Timestamp
+	37, // 3: kiln.v1alpha1.Process.started:type_name -> google.protobuf.Timestamp
 	10, // 4: kiln.v1alpha1.ContainersResponse.containers:type_name -> kiln.v1alpha1.Container
-	34, // 5: kiln.v1alpha1.Container.created:type_name -> google.protobuf.Timestamp
+	37, // 5: kiln.v1alpha1.Container.created:type_name -> google.protobuf.Timestamp
 	13, // 6: kiln.v1alpha1.ImagesResponse.images:type_name -> kiln.v1alpha1.Image
-	34, // 7: kiln.v1alpha1.Image.created:type_name -> google.protobuf.Timestamp
-	34, // 8: kiln.v1alpha1.StatsResponse.boot:type_name -> google.protobuf.Timestamp
+	37, // 7: kiln.v1alpha1.Image.created:type_name -> google.protobuf.Timestamp
+	37, // 8: kiln.v1alpha1.StatsResponse.boot:type_name -> google.protobuf.Timestamp
 	16, // 9: kiln.v1alpha1.StatsResponse.cpu:type_name -> kiln.v1alpha1.CPUTime
 	16, // 10: kiln.v1alpha1.StatsResponse.cpus:type_name -> kiln.v1alpha1.CPUTime
 	17, // 11: kiln.v1alpha1.StatsResponse.pressure:type_name -> kiln.v1alpha1.Pressure
@@ -2675,11 +2925,12 @@ var file_kiln_v1alpha1_system_proto_depIdxs = []int32{
 	27, // 15: kiln.v1alpha1.DisksResponse.disks:type_name -> kiln.v1alpha1.Disk
 	30, // 16: kiln.v1alpha1.ModulesResponse.modules:type_name -> kiln.v1alpha1.Module
 	33, // 17: kiln.v1alpha1.ExtensionsResponse.extensions:type_name -> kiln.v1alpha1.Extension
-	18, // [18:18] is the sub-list for method output_type
-	18, // [18:18] is the sub-list for method input_type
-	18, // [18:18] is the sub-list for extension type_name
-	18, // [18:18] is the sub-list for extension extendee
-	0,  // [0:18] is the sub-list for field type_name
+	36, // 18: kiln.v1alpha1.HardeningResponse.results:type_name -> kiln.v1alpha1.HardeningResult
+	19, // [19:19] is the sub-list for method output_type
+	19, // [19:19] is the sub-list for method input_type
+	19, // [19:19] is the sub-list for extension type_name
+	19, // [19:19] is the sub-list for extension extendee
+	0,  // [0:19] is the sub-list for field type_name
 }
 
 func init() { file_kiln_v1alpha1_system_proto_init() }
@@ -2693,7 +2944,7 @@ func file_kiln_v1alpha1_system_proto_init() {
 			GoPackagePath: reflect.TypeOf(x{}).PkgPath(),
 			RawDescriptor: unsafe.Slice(unsafe.StringData(file_kiln_v1alpha1_system_proto_rawDesc), len(file_kiln_v1alpha1_system_proto_rawDesc)),
 			NumEnums:      0,
-			NumMessages:   34,
+			NumMessages:   37,
 			NumExtensions: 0,
 			NumServices:   0,
 		},

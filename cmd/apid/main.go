@@ -104,6 +104,7 @@ func confine() error {
 		return fmt.Errorf("give up new privileges: %w", err)
 	}
 	runtime.UnlockOSThread()
+	_ = os.WriteFile("/proc/self/comm", []byte("apid"), 0) // it was exe from then on
 	// No core file, and nobody of the same user may look into this process: it
 	// holds the node's key.
 	if err := unix.Prctl(unix.PR_SET_DUMPABLE, 0, 0, 0, 0); err != nil {

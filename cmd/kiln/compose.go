@@ -20,6 +20,7 @@ type composeFlags struct {
 
 	base       string
 	extensions []string
+	images     []string
 	kernelArgs []string
 	config     string
 	cache      string
@@ -36,6 +37,7 @@ func (f *composeFlags) add(c *cobra.Command) {
 	f.extensionFlags.add(c.Flags())
 	c.Flags().StringVar(&f.base, "base", "base", "OCI image layout of the base, from 'kiln base build'")
 	c.Flags().StringArrayVar(&f.extensions, "extension", nil, "system extension: a directory, tar, squashfs or OCI image layout, or HOST/NAME:TAG in a registry (repeatable; lowest layer first)")
+	c.Flags().StringArrayVar(&f.images, "image-cache", nil, "container images that the node has without a network: [NAME=]PATH of an OCI image layout, a directory or tar, or of an archive from docker save (repeatable)")
 	c.Flags().StringArrayVar(&f.kernelArgs, "kernel-arg", nil, "kernel argument to append (repeatable)")
 	c.Flags().StringArrayVar(&f.set, "set", nil, setUsage)
 	c.Flags().StringArrayVar(&f.certs, "module-certificate", nil, moduleCertificateUsage)
@@ -57,6 +59,9 @@ func (f *composeFlags) use(c *cobra.Command, dir string) error {
 		f.cache = s.Cache
 	}
 	f.extensions = slices.Concat(s.Extensions, f.extensions)
+	if s.ImageCache != "" {
+		f.images = slices.Insert(f.images, 0, s.ImageCache)
+	}
 	f.kernelArgs = slices.Concat(s.KernelArgs, f.kernelArgs)
 	f.certs = slices.Concat(s.Certificates, f.certs)
 	return nil
@@ -88,11 +93,14 @@ func (f *composeFlags) request(ctx context.Context, r *progress.Reporter, p *pro
 		return req, nil, err
 	}
 	if f.config != "" {
-		if p.MachineConfig, err = machineConfig(ctx, f.config); err != nil {
+		if p.MachineConfig, err = validConfig(ctx, f.config); err != nil {
 			return req, nil, err
 		}
 	}
 	if req.Extensions, err = f.open(ctx, slices.Concat(p.Extensions, f.extensions), p.Arch); err != nil {
+		return req, nil, err
+	}
+	if req.ImageCache, err = openImages(ctx, slices.Concat(p.ImageCache, f.images), p.Arch); err != nil {
 		return req, nil, err
 	}
 	if req.Certificates, err = loadCertificates(f.certs); err != nil {

@@ -11,6 +11,7 @@ import (
 	"strings"
 	"time"
 
+	"github.com/kilnhq/kiln/machine/config"
 	"github.com/kilnhq/kiln/profiles"
 )
 
@@ -39,6 +40,24 @@ func machineConfig(ctx context.Context, ref string) (profiles.Secret, error) {
 		return "", usageError{fmt.Errorf("machine configuration %s has more than %d bytes", ref, configLimit)}
 	}
 	return profiles.Secret(data), nil
+}
+
+// validConfig reads a machine configuration that goes into an image or onto a disk:
+// its faults are told now, with their lines and columns, not when the machine starts.
+func validConfig(ctx context.Context, ref string) (profiles.Secret, error) {
+	data, err := machineConfig(ctx, ref)
+	if err != nil {
+		return "", err
+	}
+	if ref == "-" {
+		ref = "standard input"
+	} else if u, err := url.Parse(ref); err == nil && u.Host != "" {
+		ref = u.Redacted()
+	}
+	if _, err := config.Parse(ref, []byte(data)); err != nil {
+		return "", err
+	}
+	return data, nil
 }
 
 func readConfig(ctx context.Context, ref string) ([]byte, error) {

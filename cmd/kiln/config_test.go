@@ -131,6 +131,30 @@ func TestConfigRefused(t *testing.T) {
 	}
 }
 
+// What goes into an image is a configuration that the node understands.
+func TestConfigOfImage(t *testing.T) {
+	name := filepath.Join(t.TempDir(), "machine.yaml")
+	for text, want := range map[string]string{
+		"apiVersion: v1alpha1\nkind: Hostname\nhostname: node1\n":           "",
+		"apiVersion: v1alpha1\nkind: Hostname\nhostname: a_b\nservers: x\n": name + ":3:11: hostname: \"a_b\", want labels",
+		"free text": name + ":1:1: ",
+	} {
+		if err := os.WriteFile(name, []byte(text), 0o600); err != nil {
+			t.Fatal(err)
+		}
+		got, err := validConfig(t.Context(), name)
+		if want == "" {
+			if err != nil || string(got) != text {
+				t.Errorf("%q: %v, want it as it is", text, err)
+			}
+			continue
+		}
+		if err == nil || !strings.Contains(err.Error(), want) || exitCode(t.Context(), err) != exitUsage {
+			t.Errorf("%q: %v, want %s", text, err, want)
+		}
+	}
+}
+
 func TestConfigValidate(t *testing.T) {
 	dir := t.TempDir()
 	good, bad := filepath.Join(dir, "good.yaml"), filepath.Join(dir, "bad.yaml")

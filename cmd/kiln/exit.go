@@ -17,6 +17,7 @@ import (
 	"github.com/kilnhq/kiln/internal/strictyaml"
 	"github.com/kilnhq/kiln/kernel"
 	"github.com/kilnhq/kiln/kernel/deb"
+	"github.com/kilnhq/kiln/kernel/kconfig"
 	"github.com/kilnhq/kiln/kernel/kit"
 	"github.com/kilnhq/kiln/kernel/module"
 	"github.com/kilnhq/kiln/kernel/sign"
@@ -98,7 +99,7 @@ func exitCode(ctx context.Context, err error) int {
 	}
 	if is(err, imager.ErrRefused, base.ErrFormat, base.ErrPart, base.ErrRefused, extensions.ErrIncompatible,
 		extensions.ErrFormat, extensions.ErrHostile, extensions.ErrManifest, deb.ErrFormat, deb.ErrTruncated, deb.ErrLimit,
-		kernel.ErrNoKernel, kernel.ErrNoModules, kernel.ErrTwo, kernel.ErrRelease, kernel.ErrArch, kernel.ErrFormat, module.ErrFormat,
+		kernel.ErrNoKernel, kernel.ErrNoModules, kernel.ErrTwo, kernel.ErrRelease, kernel.ErrArch, kernel.ErrFormat, kconfig.ErrFormat, module.ErrFormat,
 		blockdev.ErrRefused, install.ErrKeep, slots.ErrNoSlots, slots.ErrLoader, slots.ErrDisagree, slots.ErrNoSystem, gpt.ErrNone, gpt.ErrDamaged, sign.ErrFormat, sign.ErrSignature, sign.ErrSigner, kit.ErrFormat, kit.ErrRefused, kit.ErrBuild) {
 		return exitRefused
 	}

@@ -270,7 +270,8 @@ func fitDevice(p *profiles.Profile, dev *blockdev.Device) {
 // those that are kept, so that these stay where they are.
 func keepSizes(p *profiles.Profile, old *gpt.Table, keep []string) {
 	sizes := map[string]*profiles.Size{
-		"EFI": &p.Disk.Partitions.EFI, "BOOT": &p.Disk.Partitions.BOOT, "STATE": &p.Disk.Partitions.State, "EPHEMERAL": &p.Disk.Partitions.Ephemeral,
+		"EFI": &p.Disk.Partitions.EFI, "BOOT": &p.Disk.Partitions.BOOT, "STATE": &p.Disk.Partitions.State,
+		"IMAGECACHE": &p.Disk.Partitions.ImageCache, "EPHEMERAL": &p.Disk.Partitions.Ephemeral,
 	}
 	end := 0
 	for i, part := range old.Partitions {

@@ -10,8 +10,8 @@ import (
 )
 
 func newKernel(g *globals) *cobra.Command {
-	c := &cobra.Command{Use: "kernel", Short: "Prepare building modules for a base's kernel"}
-	c.AddCommand(newKernelKit(g))
+	c := &cobra.Command{Use: "kernel", Short: "Check kernels, and prepare building modules for them"}
+	c.AddCommand(newKernelCheck(), newKernelKit(g))
 	return c
 }
 

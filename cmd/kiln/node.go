@@ -75,8 +75,8 @@ the context are asked, at the same time.`,
 	})
 	c.AddCommand(newNodeContexts(&n), newNodeVersion(&n), newNodeHealth(&n), newNodeServices(&n), newNodeService(&n), newNodeLogs(&n),
 		newNodeDmesg(&n), newNodeEvents(&n), newNodePS(&n), newNodeContainers(&n), newNodeImages(&n), newNodeStats(&n), newNodeMemory(&n),
-		newNodeMounts(&n), newNodeDisks(&n), newNodeModules(&n), newNodeExtensions(&n), newNodeConfig(&n), newNodeMeta(&n), newNodeUpgrade(&n),
-		newNodeRollback(&n), newNodeReset(&n), newNodeReboot(&n), newNodeShutdown(&n), newNodeRead(&n), newNodeList(&n),
+		newNodeMounts(&n), newNodeDisks(&n), newNodeModules(&n), newNodeExtensions(&n), newNodeHardening(&n),
+		newNodeConfig(&n), newNodeMeta(&n), newNodeUpgrade(&n), newNodeRollback(&n), newNodeReset(&n), newNodeReboot(&n), newNodeShutdown(&n), newNodeRead(&n), newNodeList(&n),
 		newNodeKubeconfig(&n), newNodeSupport(&n))
 	return c
 }

@@ -12,6 +12,7 @@ import (
 
 	"github.com/kilnhq/kiln/api/v1alpha1"
 	"github.com/kilnhq/kiln/internal/progress"
+	"github.com/kilnhq/kiln/kernel/hardening"
 )
 
 // newQuery returns a command that asks one thing.
@@ -101,10 +102,11 @@ func newNodeContainers(n *nodeFlags) *cobra.Command {
 	c := newQuery(n, "containers", "List the containers", func(ctx context.Context, c v1alpha1.NodeClient) (*v1alpha1.ContainersResponse, error) {
 		return c.Containers(ctx, &v1alpha1.ContainersRequest{Namespace: namespace()})
 	}, view[*v1alpha1.ContainersResponse]{
-		[]string{"ID", "NAME", "POD", "STATUS", "PID", "RESTARTS", "CREATED", "IMAGE"}, func(m *v1alpha1.ContainersResponse) [][]string {
+		[]string{"ID", "NAME", "POD", "STATUS", "PID", "RESTARTS", "MEMORY", "CPU", "CREATED", "IMAGE"}, func(m *v1alpha1.ContainersResponse) [][]string {
 			var rows [][]string
 			for _, x := range m.GetContainers() {
-				rows = append(rows, []string{x.GetId(), x.GetName(), x.GetPod(), x.GetStatus(), decimal(x.GetPid()), decimal(x.GetRestarts()), when(x.GetCreated()), x.GetImage()})
+				rows = append(rows, []string{x.GetId(), x.GetName(), x.GetPod(), x.GetStatus(), decimal(x.GetPid()), decimal(x.GetRestarts()),
+					progress.Bytes(int64(x.GetMemory())), fmt.Sprintf("%.2fs", float64(x.GetCpu())/1000), when(x.GetCreated()), x.GetImage()})
 			}
 			return rows
 		},
@@ -212,7 +214,7 @@ func newNodeDisks(n *nodeFlags) *cobra.Command {
 }
 
 func newNodeModules(n *nodeFlags) *cobra.Command {
-	return newQuery(n, "modules", "List the kernel modules of the extensions, and why one is not loaded", func(ctx context.Context, c v1alpha1.NodeClient) (*v1alpha1.ModulesResponse, error) {
+	return newQuery(n, "modules", "List the kernel modules of extensions and configuration, and why one is not loaded", func(ctx context.Context, c v1alpha1.NodeClient) (*v1alpha1.ModulesResponse, error) {
 		return c.Modules(ctx, &v1alpha1.ModulesRequest{})
 	}, view[*v1alpha1.ModulesResponse]{
 		[]string{"NAME", "STATE", "EXTENSION", "PARAMETERS", "REASON"}, func(m *v1alpha1.ModulesResponse) [][]string {
@@ -237,4 +239,29 @@ func newNodeExtensions(n *nodeFlags) *cobra.Command {
 			return rows
 		},
 	})
+}
+
+func newNodeHardening(n *nodeFlags) *cobra.Command {
+	var all bool
+	c := newQuery(n, "hardening", "Compare kernels with the recommendations of the Kernel Self-Protection Project", func(ctx context.Context, c v1alpha1.NodeClient) (*v1alpha1.HardeningResponse, error) {
+		return c.Hardening(ctx, &v1alpha1.HardeningRequest{})
+	}, view[*v1alpha1.HardeningResponse]{
+		hardeningColumns(), func(m *v1alpha1.HardeningResponse) [][]string {
+			var rows [][]string
+			for _, r := range m.GetResults() {
+				row := hardening.Result{Kind: hardening.Kind(r.GetKind()), Name: r.GetName(), Want: r.GetWant(), Found: r.GetFound(),
+					Verdict: hardening.Verdict(r.GetVerdict()), Reason: r.GetReason()}
+				if all || row.Verdict == hardening.Fail {
+					rows = append(rows, hardeningRow(row))
+				}
+			}
+			return append(rows, []string{"total", fmt.Sprintf("%d ok", m.GetOk()), fmt.Sprintf("%d fail", m.GetFailed()), fmt.Sprintf("%d n/a", m.GetNotApplicable())})
+		},
+	})
+	c.Long = `Compare the kernels of nodes, their command lines and parameters, with what the
+Kernel Self-Protection Project recommends. What is not as recommended is listed;
+docs/hardening.md says why. 'kiln kernel check' does the same before there is a
+node.`
+	c.Flags().BoolVar(&all, "all", false, "also what is as recommended, and what does not apply")
+	return c
 }

@@ -50,6 +50,10 @@ booted before.`,
 			if err != nil {
 				return err
 			}
+			if len(p.ImageCache)+len(f.images) > 0 {
+				r.Logger().Warn("the image cache of the disk stays as it is; 'kiln install --keep STATE,EPHEMERAL' replaces it")
+				p.ImageCache, f.images = nil, nil
+			}
 			req, done, err := f.request(c.Context(), r, p)
 			if err != nil {
 				return err

@@ -129,6 +129,11 @@ func (r Request) root(ctx context.Context, k *kernel.Package, all *moduleSet) (*
 	if err := addModules(t, dir, k, shipped, r.Sources.ModTime); err != nil {
 		return nil, nil, err
 	}
+	if k.Config != nil { // where kubeadm and the node look for it
+		if err := t.Add(dir+"/config", &tree.Inode{Mode: 0o644, ModTime: r.Sources.ModTime, Content: k.Config}); err != nil {
+			return nil, nil, err
+		}
+	}
 	files, missing, err := r.Recipe.FirmwareTree(ctx, r.Sources, firmware)
 	if err != nil {
 		return nil, nil, err

@@ -62,7 +62,7 @@ func Contents(ctx context.Context, r io.ReaderAt, size int64) ([]File, error) {
 			if fsys, err = fat.Open(part, p.Size); err == nil {
 				t = fsys.Tree
 			}
-		case "BOOT", "STATE", "EPHEMERAL":
+		case "BOOT", "STATE", "EPHEMERAL", "IMAGECACHE":
 			var fsys *ext4.FileSystem
 			if fsys, err = ext4.Open(part, p.Size); err == nil {
 				t = fsys.Tree

@@ -10,12 +10,15 @@ import (
 	"slices"
 	"strings"
 
+	v1 "github.com/google/go-containerregistry/pkg/v1"
+
 	"github.com/kilnhq/kiln/imager/cpio"
 	"github.com/kilnhq/kiln/imager/ext4"
 	"github.com/kilnhq/kiln/imager/extent"
 	"github.com/kilnhq/kiln/imager/fat"
 	"github.com/kilnhq/kiln/imager/gpt"
 	"github.com/kilnhq/kiln/imager/grub"
+	"github.com/kilnhq/kiln/imager/imagecache"
 	"github.com/kilnhq/kiln/imager/uki"
 	"github.com/kilnhq/kiln/machine/layers"
 	"github.com/kilnhq/kiln/machine/slots"
@@ -29,6 +32,15 @@ type Image struct {
 	DiskID     string      `json:"diskID"`
 	Partitions []Partition `json:"partitions"`
 	Entries    []Entry     `json:"entries"`
+
+	// ContainerImages are those of the image cache.
+	ContainerImages []ContainerImage `json:"containerImages,omitempty"`
+}
+
+// ContainerImage is an image for containers.
+type ContainerImage struct {
+	Name   string `json:"name"`
+	Digest string `json:"digest"` // sha256:…
 }
 
 // Partition is one partition; sizes and offsets are in bytes.
@@ -114,15 +126,39 @@ func (img *Image) partition(p *Partition, r *io.SectionReader) error {
 		}
 		p.FileSystem, p.Used = fmt.Sprintf("FAT%d", fsys.Bits), used(fsys.Tree)
 		return img.efi(fsys.Tree)
-	case "BOOT", "STATE", "EPHEMERAL":
+	case "BOOT", "STATE", "EPHEMERAL", "IMAGECACHE":
 		fsys, err := ext4.Open(r, r.Size())
 		if err != nil {
 			return err
 		}
 		p.FileSystem, p.Used = "ext4", used(fsys.Tree)
-		if p.Label == "BOOT" {
+		switch p.Label {
+		case "BOOT":
 			return img.boot(fsys.Tree)
+		case "IMAGECACHE":
+			return img.containerImages(fsys.Tree)
 		}
+	}
+	return nil
+}
+
+// containerImages reads the index of an image cache. A file system without one is
+// empty.
+func (img *Image) containerImages(t *tree.Tree) error {
+	ino := t.Lookup("index.json")
+	if ino == nil {
+		return nil
+	}
+	data, err := text(ino.Content)
+	if err != nil {
+		return fmt.Errorf("index.json: %w", err)
+	}
+	index, err := v1.ParseIndexManifest(strings.NewReader(data))
+	if err != nil {
+		return fmt.Errorf("index.json: %w", err)
+	}
+	for _, d := range index.Manifests {
+		img.ContainerImages = append(img.ContainerImages, ContainerImage{d.Annotations[imagecache.AnnotationName], d.Digest.String()})
 	}
 	return nil
 }

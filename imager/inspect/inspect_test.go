@@ -109,3 +109,47 @@ func FuzzRead(f *testing.F) {
 		}
 	})
 }
+
+// The images of a cache are listed; an index that is none is an error that says
+// where it is.
+func TestContainerImages(t *testing.T) {
+	const digest = "sha256:ed7002b439e9ac845f22357d822bac1444730fbdb6016d3ec9432297b9ec9f73"
+	for _, c := range []struct{ index, want, err string }{
+		{`{"schemaVersion":2,"manifests":[{"digest":"` + digest + `","annotations":{"io.containerd.image.name":"docker.io/library/x:1"}}]}`, "docker.io/library/x:1", ""},
+		{"{", "", "partition 1 (IMAGECACHE): index.json: "},
+		{"", "", "partition 1 (IMAGECACHE): index.json: "},
+	} {
+		cache := tree.New()
+		if err := cache.Add("index.json", &tree.Inode{Mode: 0o644, Content: strings.NewReader(c.index)}); err != nil {
+			t.Fatal(err)
+		}
+		fsys, err := ext4.Build(cache, ext4.Options{Size: 4 << 20, Journal: ext4.NoJournal, UUID: uuid.UUID{1}})
+		if err != nil {
+			t.Fatal(err)
+		}
+		table := gpt.Table{DiskID: uuid.UUID{9}, SectorSize: 512, Size: 8 << 20, Partitions: []gpt.Partition{
+			{Type: gpt.LinuxFilesystem, ID: uuid.UUID{1}, Name: "IMAGECACHE", Start: 1 << 20, Size: 4 << 20},
+		}}
+		d, err := table.Map()
+		if err == nil {
+			err = d.Put(1<<20, fsys)
+		}
+		if err != nil {
+			t.Fatal(err)
+		}
+		img, err := Read(d, d.Size())
+		if c.err != "" {
+			if err == nil || !strings.HasPrefix(err.Error(), c.err) {
+				t.Errorf("%q: %v, want %s…", c.index, err, c.err)
+			}
+			continue
+		}
+		if err != nil || len(img.ContainerImages) != 1 || img.ContainerImages[0] != (ContainerImage{c.want, digest}) {
+			t.Fatalf("%q: %+v, %v", c.index, img, err)
+		}
+		var text strings.Builder
+		if err := img.WriteText(&text); err != nil || !strings.Contains(text.String(), "container image  docker.io/library/x:1  sha256:ed7002b439e9\n") {
+			t.Errorf("%v:\n%s", err, text.String())
+		}
+	}
+}

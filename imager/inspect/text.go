@@ -21,6 +21,12 @@ func (img *Image) WriteText(w io.Writer) error {
 		}
 		fmt.Fprintf(tw, "%d\t%s\t%s\t%s\t%s\t%s\t%s\n", p.Number, p.Label, progress.Bytes(p.Start), progress.Bytes(p.Size), p.FileSystem, used, p.Type)
 	}
+	if len(img.ContainerImages) > 0 {
+		fmt.Fprintln(tw)
+	}
+	for _, c := range img.ContainerImages {
+		fmt.Fprintf(tw, "container image\t%s\t%.19s\n", c.Name, c.Digest)
+	}
 	for _, e := range img.Entries {
 		fmt.Fprintf(tw, "\nboot entry\t%s\nloader\t%s\nfile\t%s\nkernel\t%s\ncommand line\t%s\n", e.Title, e.Loader, e.File, e.Release, e.Cmdline)
 		if e.Arch != "" {

@@ -103,11 +103,20 @@ func (c Config) arguments(a arch, f files) []string {
 	for _, port := range slices.Sorted(maps.Keys(c.Forward)) {
 		net += fmt.Sprintf(",hostfwd=tcp:127.0.0.1:%d-:%d", port, c.Forward[port])
 	}
+	if c.Network != "" {
+		net += ",net=" + escape(c.Network)
+	}
+	for _, address := range slices.Sorted(maps.Keys(c.Serve)) {
+		net += fmt.Sprintf(",guestfwd=tcp:%s-cmd:%s", address, escape(c.Serve[address]))
+	}
 	args = append(args, "-device", "virtio-rng-pci", "-netdev", net, "-device", card)
 	if c.Firmware == UEFI {
 		args = append(args,
 			"-drive", "if=pflash,unit=0,format=raw,readonly=on,file="+escape(f.code),
 			"-drive", "if=pflash,unit=1,format=raw,file="+escape(f.vars))
+	}
+	if c.UUID != "" {
+		args = append(args, "-uuid", c.UUID)
 	}
 	if c.Image != "" {
 		d := a.disks[c.Bus]
@@ -126,6 +135,9 @@ func (c Config) arguments(a arch, f files) []string {
 		id := fmt.Sprintf("extra%d", i)
 		args = append(args, "-drive", c.drive(id, "raw", name), "-device", "virtio-blk-pci,drive="+id)
 	}
+	if c.Screen {
+		args = append(args, "-device", "VGA")
+	}
 	if c.Kernel != "" {
 		args = append(args, "-kernel", c.Kernel)
 		if c.Initrd != "" {
@@ -133,7 +145,7 @@ func (c Config) arguments(a arch, f files) []string {
 		}
 		args = append(args, "-append", c.Cmdline)
 	}
-	return args
+	return append(args, c.More...)
 }
 
 func (c Config) drive(id, format, file string) string {

@@ -12,6 +12,7 @@ import (
 	"os/exec"
 	"path/filepath"
 	"regexp"
+	"slices"
 	"strings"
 	"sync"
 	"syscall"
@@ -176,10 +177,67 @@ func (m *Machine) Console() string { return m.console.String() }
 // Powerdown presses the power button. What follows is the guest's business; see
 // WaitOff.
 func (m *Machine) Powerdown(ctx context.Context) error {
+	if err := m.execute(ctx, "system_powerdown", nil); err != nil {
+		return fmt.Errorf("power button: %w", err)
+	}
+	return nil
+}
+
+func (m *Machine) execute(ctx context.Context, command string, arguments any) error {
 	stop := context.AfterFunc(ctx, func() { _ = m.control.SetDeadline(time.Now()) })
 	defer stop()
-	if err := m.monitor.execute("system_powerdown"); err != nil {
-		return fmt.Errorf("power button: %w", errors.Join(err, context.Cause(ctx)))
+	if err := m.monitor.execute(command, arguments); err != nil {
+		return errors.Join(err, context.Cause(ctx))
+	}
+	return nil
+}
+
+// The memory of a VGA card in text mode: rows of 80 characters, each a byte for the
+// character and one for its colours.
+const (
+	textAddress = 0xb8000
+	textColumns = 80
+	textRows    = 25
+)
+
+// Text returns what a Screen in text mode shows, in lines. Characters are those of
+// code page 437; what is not in ASCII is '?'. A machine with UEFI has no text mode.
+func (m *Machine) Text(ctx context.Context) (string, error) {
+	file := filepath.Join(m.dir, "screen")
+	err := m.execute(ctx, "pmemsave", map[string]any{"val": textAddress, "size": 2 * textColumns * textRows, "filename": file})
+	if err != nil {
+		return "", fmt.Errorf("screen: %w", err)
+	}
+	memory, err := os.ReadFile(file)
+	if err != nil {
+		return "", err
+	}
+	return text(memory), nil
+}
+
+func text(memory []byte) string {
+	var b strings.Builder
+	for row := range slices.Chunk(memory, 2*textColumns) {
+		var line []byte
+		for i := 0; i < len(row); i += 2 {
+			switch c := row[i]; {
+			case c == 0:
+				line = append(line, ' ')
+			case c < ' ' || c > '~':
+				line = append(line, '?')
+			default:
+				line = append(line, c)
+			}
+		}
+		b.WriteString(strings.TrimRight(string(line), " ") + "\n")
+	}
+	return b.String()
+}
+
+// Picture saves what a Screen shows as a PNG file.
+func (m *Machine) Picture(ctx context.Context, file string) error {
+	if err := m.execute(ctx, "screendump", map[string]any{"filename": file, "format": "png"}); err != nil {
+		return fmt.Errorf("screen: %w", err)
 	}
 	return nil
 }

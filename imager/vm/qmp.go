@@ -17,18 +17,22 @@ type monitor struct {
 
 func newMonitor(rw io.ReadWriter) *monitor { return &monitor{w: rw, dec: json.NewDecoder(rw)} }
 
-// execute sends a command that has no arguments and no result of interest.
-func (m *monitor) execute(command string) error {
+// execute sends a command that has no result of interest. arguments may be nil.
+func (m *monitor) execute(command string, arguments any) error {
 	if !m.met {
 		if err := m.answer(); err != nil {
 			return fmt.Errorf("monitor: greeting: %w", err)
 		}
 		m.met = true
-		if err := m.execute("qmp_capabilities"); err != nil {
+		if err := m.execute("qmp_capabilities", nil); err != nil {
 			return err
 		}
 	}
-	if _, err := fmt.Fprintf(m.w, `{"execute":%q}`+"\n", command); err != nil {
+	request := struct {
+		Execute   string `json:"execute"`
+		Arguments any    `json:"arguments,omitempty"`
+	}{command, arguments}
+	if err := json.NewEncoder(m.w).Encode(request); err != nil {
 		return fmt.Errorf("monitor: %s: %w", command, err)
 	}
 	if err := m.answer(); err != nil {

@@ -35,7 +35,7 @@ func TestMonitor(t *testing.T) {
 				}
 				r.Scan()
 			}()
-			err := newMonitor(ours).execute("system_powerdown")
+			err := newMonitor(ours).execute("system_powerdown", nil)
 			if got := fmt.Sprint(err); tc.want == "" && err != nil || tc.want != "" && got != tc.want {
 				t.Errorf("%v, want %q", err, tc.want)
 			}

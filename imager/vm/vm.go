@@ -69,12 +69,25 @@ type Config struct {
 	// the other one.
 	Forward map[int]int
 
+	// Screen is a VGA card, which only amd64 has; see Machine.Text.
+	Screen bool
+
+	// Serve has a command for each address of the machine's network, as
+	// 10.0.2.100:80, that answers a connection to it with its standard input and
+	// output. Network is that network; "" is 10.0.2.0/24.
+	Serve   map[string]string
+	Network string
+
+	// More are arguments of QEMU besides those that all the others make.
+	More []string
+
 	// Restart lets the machine restart itself. What failed in one start is no
 	// failure of the machine then, unless there is nothing left to start.
 	Restart bool
 
 	Memory int    // in MiB; 0 is 1024
 	Accel  string // accelerator as QEMU names it; "" is tcg
+	UUID   string // of the machine, as its firmware says; "" is none
 	CPU    string // processor as QEMU names it; "" is one with all that the accelerator has
 }
 
@@ -117,6 +130,8 @@ func (c Config) withDefaults() (Config, arch, error) {
 		return fail("%s machines have no BIOS, want firmware %s", c.Arch, UEFI)
 	case !slices.Contains(a.buses(), c.Bus):
 		return fail("bus %q, want one of those that %s machines boot from: %v", c.Bus, c.Arch, a.buses())
+	case c.Screen && !a.bios:
+		return fail("%s machines have no VGA", c.Arch)
 	case c.Netboot != "" && !a.netboot:
 		return fail("QEMU has no iPXE for %s machines; boot the kernel and the initramfs themselves", c.Arch)
 	case c.SectorSize != 512 && c.SectorSize != 4096:

@@ -46,8 +46,15 @@ func TestArguments(t *testing.T) {
 			"-drive if=none,id=disk,format=raw,discard=unmap,file=4k.raw -device nvme,serial=kiln,drive=disk,bootindex=0,logical_block_size=4096,physical_block_size=4096"},
 		{"kernel", Config{Kernel: "vmlinuz", Initrd: "init.cpio", Cmdline: "console=ttyS0 quiet", Firmware: BIOS}, common + devices +
 			"-kernel vmlinuz -initrd init.cpio -append console=ttyS0 quiet"},
+		{"screen", Config{Kernel: "vmlinuz", Firmware: BIOS, Screen: true}, common + devices + "-device VGA -kernel vmlinuz -append "},
 		{"another processor", Config{Kernel: "vmlinuz", Firmware: BIOS, CPU: "max,-smap"},
 			strings.Replace(common, "-cpu max", "-cpu max,-smap", 1) + devices + "-kernel vmlinuz -append "},
+		{"a network with a server", Config{Kernel: "vmlinuz", Firmware: BIOS, Network: "169.254.169.0/24", Forward: map[int]int{1: 2},
+			Serve: map[string]string{"169.254.169.254:80": "relay a,b"}, More: []string{"-rtc", "base=1970-01-01"}},
+			common + strings.Replace(devices, "restrict=on", "restrict=on,hostfwd=tcp:127.0.0.1:1-:2,net=169.254.169.0/24,guestfwd=tcp:169.254.169.254:80-cmd:relay a,,b", 1) +
+				"-kernel vmlinuz -append  -rtc base=1970-01-01"},
+		{"a machine with a name", Config{Kernel: "vmlinuz", Firmware: BIOS, UUID: "00112233-4455-6677-8899-aabbccddeeff"}, common + devices +
+			"-uuid 00112233-4455-6677-8899-aabbccddeeff -kernel vmlinuz -append "},
 		{"more disks", Config{Kernel: "vmlinuz", Firmware: BIOS, Disks: []string{"x.raw", "y.raw"}, Snapshot: true}, common + devices +
 			"-drive if=none,id=extra0,format=raw,discard=unmap,file=x.raw,snapshot=on -device virtio-blk-pci,drive=extra0 " +
 			"-drive if=none,id=extra1,format=raw,discard=unmap,file=y.raw,snapshot=on -device virtio-blk-pci,drive=extra1 -kernel vmlinuz -append "},
@@ -80,6 +87,7 @@ func TestConfigRefused(t *testing.T) {
 		{Config{Image: "x", Bus: "floppy"}, `bus "floppy", want one of those that amd64 machines boot from: [virtio-blk virtio-scsi ahci nvme usb cdrom]`},
 		{Config{Image: "x", Bus: AHCI, Arch: "arm64"}, `bus "ahci", want one of those that arm64 machines boot from: [virtio-blk virtio-scsi nvme usb cdrom]`},
 		{Config{Netboot: "x", Arch: "arm64"}, "QEMU has no iPXE for arm64 machines; boot the kernel and the initramfs themselves"},
+		{Config{Image: "x", Arch: "arm64", Screen: true}, "arm64 machines have no VGA"},
 		{Config{Image: "x", SectorSize: 520}, "sectors of 520 bytes, want 512 or 4096"},
 		{Config{Image: "x", SectorSize: 4096, Bus: AHCI}, "sectors of 4096 bytes: QEMU's ahci disks and every BIOS have 512"},
 		{Config{Image: "x", SectorSize: 4096, Firmware: BIOS}, "sectors of 4096 bytes: QEMU's ahci disks and every BIOS have 512"},

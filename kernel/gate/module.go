@@ -83,7 +83,7 @@ func (c *checker) compression(m *placed) {
 		ext = ""
 	}
 	can := "the kernel decompresses none"
-	known := c.system.Config.ModuleCompression()
+	known := c.system.ModuleCompression()
 	if known != "" {
 		can = "the kernel decompresses only " + known
 	}

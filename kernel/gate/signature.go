@@ -4,13 +4,14 @@ import (
 	"errors"
 	"strings"
 
+	"github.com/kilnhq/kiln/kernel/kconfig"
 	"github.com/kilnhq/kiln/kernel/sign"
 )
 
 // RequiredBy returns why a kernel with this configuration and command line
 // refuses modules that are not signed by a key it trusts, or "". With UEFI
 // Secure Boot a kernel may do so without being told.
-func RequiredBy(config Config, args []string) string {
+func RequiredBy(config kconfig.Config, args []string) string {
 	if config.Yes("MODULE_SIG_FORCE") {
 		return "CONFIG_MODULE_SIG_FORCE"
 	}

@@ -6,6 +6,7 @@ import (
 	"time"
 
 	"github.com/kilnhq/kiln/kernel/gate"
+	"github.com/kilnhq/kiln/kernel/kconfig"
 	"github.com/kilnhq/kiln/kernel/module/moduletest"
 	"github.com/kilnhq/kiln/kernel/sign"
 )
@@ -59,14 +60,14 @@ func TestSignatures(t *testing.T) {
 }
 
 func TestRequiredBy(t *testing.T) {
-	lockdown := gate.Config{"SECURITY_LOCKDOWN_LSM": "y"}
+	lockdown := kconfig.Config{"SECURITY_LOCKDOWN_LSM": "y"}
 	for _, tc := range []struct {
-		config gate.Config
+		config kconfig.Config
 		args   []string
 		want   string
 	}{
 		{nil, []string{"quiet"}, ""},
-		{gate.Config{"MODULE_SIG_FORCE": "y"}, nil, "CONFIG_MODULE_SIG_FORCE"},
+		{kconfig.Config{"MODULE_SIG_FORCE": "y"}, nil, "CONFIG_MODULE_SIG_FORCE"},
 		{nil, []string{"module.sig_enforce"}, "module.sig_enforce"},
 		{nil, []string{"module.sig_enforce=1"}, "module.sig_enforce=1"},
 		{nil, []string{"module.sig_enforce=0"}, ""},

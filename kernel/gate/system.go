@@ -5,6 +5,7 @@ import (
 	"strings"
 
 	"github.com/kilnhq/kiln/kernel/depmod"
+	"github.com/kilnhq/kiln/kernel/kconfig"
 	"github.com/kilnhq/kiln/kernel/modalias"
 )
 
@@ -20,7 +21,7 @@ type System struct {
 	Versioned bool
 
 	Vermagic string // of the kernel's own modules; empty if unknown
-	Config   Config
+	Config   kconfig.Config
 	Modules  []depmod.Module // in the root file system
 	Builtin  map[string]bool // names of the modules in the kernel itself
 	Intree   map[string]bool // names of all modules the kernel was built with
@@ -53,10 +54,15 @@ type Files struct {
 
 // NewSystem returns the system of a kernel and its modules.
 func NewSystem(release, arch string, files Files, modules []depmod.Module) (*System, error) {
-	s := &System{Release: release, Arch: arch, Config: ParseConfig(files.Config), Modules: modules,
+	s := &System{Release: release, Arch: arch, Modules: modules,
 		Builtin: moduleNames(files.Builtin), Intree: moduleNames(files.Order), Files: func(string) bool { return false }}
+	var err error
+	if files.Config != nil {
+		if s.Config, err = kconfig.Parse(files.Config); err != nil {
+			return nil, err
+		}
+	}
 	if files.Symvers != nil {
-		var err error
 		if s.Symbols, err = ParseSymvers(files.Symvers); err != nil {
 			return nil, err
 		}
@@ -108,31 +114,11 @@ func moduleNames(list []byte) map[string]bool {
 
 func moduleName(file string) string { return modalias.Name(path.Base(file)) }
 
-// Config is the configuration a kernel was built with: values by name, without
-// CONFIG_. What is not set is not in it.
-type Config map[string]string
-
-// ParseConfig reads a .config file: lines CONFIG_NAME=VALUE; all others mean
-// nothing.
-func ParseConfig(data []byte) Config {
-	c := Config{}
-	for line := range strings.Lines(string(data)) {
-		name, value, ok := strings.Cut(strings.TrimSpace(line), "=")
-		if name, is := strings.CutPrefix(name, "CONFIG_"); ok && is {
-			c[name] = strings.Trim(value, `"`)
-		}
-	}
-	return c
-}
-
-// Yes reports whether an option is built in.
-func (c Config) Yes(name string) bool { return c[name] == "y" }
-
 // ModuleCompression returns the format in which the kernel takes compressed
 // modules: "gzip", "xz", "zstd", or "" if it takes none.
-func (c Config) ModuleCompression() string {
+func (s *System) ModuleCompression() string {
 	for _, format := range []string{"zstd", "xz", "gzip"} {
-		if c.Yes("MODULE_DECOMPRESS") && c.Yes(formats[format].option) {
+		if s.Config.Yes("MODULE_DECOMPRESS") && s.Config.Yes(formats[format].option) {
 			return format
 		}
 	}

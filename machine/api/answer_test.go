@@ -20,6 +20,7 @@ import (
 	"google.golang.org/protobuf/reflect/protoreflect"
 
 	"github.com/kilnhq/kiln/api/v1alpha1"
+	"github.com/kilnhq/kiln/kernel/hardening"
 	"github.com/kilnhq/kiln/machine/control"
 	"github.com/kilnhq/kiln/machine/nodeinfo"
 )
@@ -42,6 +43,7 @@ func TestConvertEveryType(t *testing.T) {
 		{control.ImageList{}, &v1alpha1.ImagesResponse{}},
 		{control.ModuleList{}, &v1alpha1.ModulesResponse{}},
 		{control.ExtensionList{}, &v1alpha1.ExtensionsResponse{}},
+		{hardening.Report{}, &v1alpha1.HardeningResponse{}},
 		{control.Config{}, &v1alpha1.ConfigGetResponse{}},
 		{control.ConfigResult{}, &v1alpha1.ConfigApplyResponse{}},
 		{control.MetaList{}, &v1alpha1.MetaListResponse{}},

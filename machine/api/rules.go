@@ -32,6 +32,7 @@ func rules() map[string]rule {
 		v1alpha1.Node_Disks_FullMethodName:          {role.Reader, true},
 		v1alpha1.Node_Modules_FullMethodName:        {role.Reader, false},
 		v1alpha1.Node_Extensions_FullMethodName:     {role.Reader, false},
+		v1alpha1.Node_Hardening_FullMethodName:      {role.Reader, false},
 		v1alpha1.Node_ConfigGet_FullMethodName:      {role.Reader, false},
 		v1alpha1.Node_ConfigApply_FullMethodName:    {role.Admin, true},
 		v1alpha1.Node_MetaList_FullMethodName:       {role.Reader, false},

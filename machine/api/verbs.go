@@ -97,6 +97,10 @@ func (v *verbs) Extensions(ctx context.Context, _ *v1alpha1.ExtensionsRequest) (
 	return answer[v1alpha1.ExtensionsResponse](v.node.Extensions(ctx))
 }
 
+func (v *verbs) Hardening(ctx context.Context, _ *v1alpha1.HardeningRequest) (*v1alpha1.HardeningResponse, error) {
+	return answer[v1alpha1.HardeningResponse](v.node.Hardening(ctx))
+}
+
 func (v *verbs) ReadFile(r *v1alpha1.ReadFileRequest, s grpc.ServerStreamingServer[v1alpha1.FileChunk]) error {
 	q := control.ReadRequest{Path: r.GetPath(), Offset: r.GetOffset(), Limit: r.GetLimit()}
 	send := func(c control.FileChunk) error { return s.Send(&v1alpha1.FileChunk{Data: c.Data}) }

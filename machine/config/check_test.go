@@ -122,9 +122,19 @@ func faults(f func(in, want string)) {
 			{"clusterDNS: [224.0.0.1]\n", `clusterDNS[0]: 224.0.0.1, want the address of a service`},
 			{"clusterDomain: A\n", `clusterDomain: "A", want a domain in lower case`},
 			{"config: {kind: Pod}\n", `config.kind: want KubeletConfiguration, or none`},
+			{"config: {maxPod: 50}\n", `config.maxPod: unknown field; did you mean "maxPods"?`},
+			{"config: {logging: {x: y}, evictionHard: {a: b}, memorySwap: {a: b}}\n", `config.memorySwap.a: unknown field; known: swapBehavior`},
+			{"config: {reservedMemory: [{numa: 1}]}\n", `config.reservedMemory[0].numa: unknown field`},
+			{"config: {readOnlyPort: 10255}\n", `config.readOnlyPort: is kiln's own, want none`},
+			{"sandboxImage: 'a b'\n", `sandboxImage: "a b" is no reference of an image`},
 			{"config: {a: 1, a: 2}\n", `key "a" again; it is already on line 3`},
 			{"config: {1: 2}\n", `a key in config that is not a string`},
 			{"config: {a: .nan}\n", `config.a: ".nan", want what JSON can say`},
+		},
+		"ControlPlane": {
+			{"cluster: {kind: InitConfiguration}\n", `cluster.kind: want ClusterConfiguration, or none`},
+			{"init: {apiVersion: kubeadm.k8s.io/v1beta3}\n", `init.apiVersion: want kubeadm.k8s.io/v1beta4, or none`},
+			{"init: {nodeRegistration: {name: a}}\n", `init.nodeRegistration.name: want the Kubelet's nodeName instead`},
 		},
 		"API": {
 			{"issuer: {certificate: x}\nclientCAs: y\n", `key "key" is missing in issuer`},
@@ -193,6 +203,7 @@ func TestCross(t *testing.T) {
 		{"port twice", stream(service("a", "network: bridge\nports: [{host: 80, container: 1}]\n"), service("b", "network: bridge\nports: [{host: 80, container: 2}]\n")), `ports[0].host: 80/tcp is service a's already`},
 		{"services in a circle", stream(service("a", "waitFor: {services: [b]}\n"), service("b", "waitFor: {services: [a]}\n")), `waitFor.services: the service waits for itself: a > b > a`},
 		{"pod without kubelet", pod("a", "x"), `a static pod without a Kubelet document`},
+		{"control plane without kubelet", doc("ControlPlane", ""), "a control plane without a Kubelet document, want one"},
 		{"pod twice", stream(doc("Kubelet", ""), pod("a", "x"), pod("b", "x")), `pod.metadata.name: pod default/x is that of a already`},
 		{"no pod", stream(doc("Kubelet", ""), doc("StaticPod", "name: a\npod: {kind: Job}\n")), "pod.apiVersion: want v1"},
 	} {

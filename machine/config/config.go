@@ -38,6 +38,7 @@ type Config struct {
 	Services     []Service      `doc:"Container that the node itself runs."`
 	Kubelet      *Kubelet       `doc:"The node's kubelet."`
 	StaticPods   []StaticPod    `doc:"Pod that the kubelet runs without a cluster."`
+	ControlPlane *ControlPlane  `doc:"Cluster that begins with this node."`
 	API          *API           `doc:"The node's identity, and who may talk to it."`
 }
 
@@ -280,6 +281,7 @@ type Kubelet struct {
 	BootstrapKubeconfig Secret            `yaml:"bootstrapKubeconfig" doc:"Kubeconfig for TLS bootstrapping. Without one on the node either, the kubelet runs static pods alone."`
 	ClusterDNS          []netip.Addr      `yaml:"clusterDNS" doc:"Addresses of the cluster's DNS service."`
 	ClusterDomain       string            `yaml:"clusterDomain" check:"default=cluster.local" doc:"DNS domain of the cluster."`
+	SandboxImage        string            `yaml:"sandboxImage" doc:"Image of the process that holds a pod's name spaces, usually called pause, instead of containerd's choice."`
 	Config              Object            `yaml:"config" doc:"Fields of KubeletConfiguration (kubelet.config.k8s.io/v1beta1) that are not kiln's own."`
 }
 
@@ -294,6 +296,12 @@ type Taint struct {
 type StaticPod struct {
 	Name string `yaml:"name" check:"required" doc:"Name of the document; the pod has its own."`
 	Pod  Object `yaml:"pod" check:"required" doc:"A Pod of apiVersion v1. It is shown: secrets go into a File."`
+}
+
+// ControlPlane makes the node the first of a cluster: kubeadm sets that up, once.
+type ControlPlane struct {
+	Cluster Object `yaml:"cluster" doc:"Fields of kubeadm's ClusterConfiguration (kubeadm.k8s.io/v1beta4)."`
+	Init    Object `yaml:"init" doc:"Fields of kubeadm's InitConfiguration (kubeadm.k8s.io/v1beta4) that are not kiln's own."`
 }
 
 // API is the node's identity and who may talk to it.

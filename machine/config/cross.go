@@ -77,6 +77,9 @@ func crossPods(docs []document) {
 	}
 	first := map[[2]string]string{}
 	for _, d := range docs {
+		if _, ok := d.value.(*ControlPlane); ok && !kubelet {
+			d.Add("kind", "a control plane without a Kubelet document, want one")
+		}
 		p, ok := d.value.(*StaticPod)
 		if !ok {
 			continue

@@ -11,10 +11,10 @@ func TestDiff(t *testing.T) {
 		doc("Link", "name: eth0\nmtu: 1500\naddresses: [192.0.2.1/24]\n"),
 		doc("File", "path: /var/a\ncontent: x\n"),
 		doc("Registry", "name: a.example\nauth: {identityToken: x}\n"),
-		doc("Kubelet", "config: {a: 1, b: [1, 2]}\n"),
+		doc("Kubelet", "config: {featureGates: {a: 1, b: [1, 2]}}\n"),
 	))
 	after := parse(t, stream(
-		doc("Kubelet", "config: {a: '1', b: []}\nclusterDomain: cluster.local\n"),
+		doc("Kubelet", "config: {featureGates: {a: '1', b: []}}\nclusterDomain: cluster.local\n"),
 		doc("Link", "name: eth0\nmtu: 9000\naddresses: [192.0.2.1/24, 192.0.2.2/24]\nacceptRA: false\n"),
 		doc("Time", ""),
 		doc("File", "path: /var/a\ncontent: y\n"),
@@ -33,10 +33,10 @@ func TestDiff(t *testing.T) {
 ~ File//var/a content: (secret) -> (secret)
 + File//var/b
 ~ Registry/a.example auth.identityToken: (secret) -> (secret)
-~ Kubelet config.a: 1 -> 1
-- Kubelet config.b[0]: 1
-- Kubelet config.b[1]: 2
-+ Kubelet config.b: []`
+~ Kubelet config.featureGates.a: 1 -> 1
+- Kubelet config.featureGates.b[0]: 1
+- Kubelet config.featureGates.b[1]: 2
++ Kubelet config.featureGates.b: []`
 	if s := strings.Join(got, "\n"); s != want {
 		t.Errorf("got\n%s\nwant\n%s", s, want)
 	}
@@ -48,7 +48,7 @@ func TestDiff(t *testing.T) {
 // Long values and those of several lines are not shown whole.
 func TestDiffShort(t *testing.T) {
 	a := parse(t, doc("Kubelet", "labels: {a: ''}\n"))
-	b := parse(t, doc("Kubelet", "labels: {a: x}\nconfig: {a: "+strings.Repeat("x", 100)+", b: \"1\\n2\"}\n"))
+	b := parse(t, doc("Kubelet", "labels: {a: x}\nconfig: {featureGates: {a: "+strings.Repeat("x", 100)+", b: \"1\\n2\"}}\n"))
 	got := Diff(a, b)
 	if len(got) != 3 || got[0].String() != `~ Kubelet labels.a: ""… (0 bytes) -> x` ||
 		got[1].New != `"`+strings.Repeat("x", 64)+`"… (100 bytes)` || got[2].New != `"1\n2"… (3 bytes)` {

@@ -92,7 +92,7 @@ func FuzzEncode(f *testing.F) {
 		}
 		c := &Config{
 			Files:   []File{{Path: "/var/a", Mode: 0o644, Encoding: EncodingText, Content: NewSecret(s)}},
-			Kubelet: &Kubelet{ClusterDomain: "a", Config: Object{"a": s, "b": map[string]any{s: []any{s, nil, 1.5, 7, true}}}},
+			Kubelet: &Kubelet{ClusterDomain: "a", Config: Object{"featureGates": map[string]any{"a": s, "b": map[string]any{s: []any{s, nil, 1.5, 7, true}}}}},
 		}
 		roundTrip(t, c)
 	})

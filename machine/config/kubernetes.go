@@ -1,8 +1,11 @@
 package config
 
 import (
+	_ "embed"
+	"slices"
 	"strings"
 
+	"github.com/kilnhq/kiln/internal/spelling"
 	"github.com/kilnhq/kiln/internal/strictyaml"
 )
 
@@ -49,9 +52,93 @@ func (k *Kubelet) check(doc *strictyaml.Document) {
 	if !isSubdomain(k.ClusterDomain) {
 		doc.Add("clusterDomain", "%q, want a domain in lower case", k.ClusterDomain)
 	}
-	for key, want := range map[string]string{"apiVersion": "kubelet.config.k8s.io/v1beta1", "kind": "KubeletConfiguration"} {
-		if got, ok := k.Config[key]; ok && got != want {
-			doc.Add("config."+key, "want %s, or none", want)
+	if k.SandboxImage != "" {
+		checkImage(doc, "sandboxImage", k.SandboxImage)
+	}
+	checkEnvelope(doc, "config", k.Config, "kubelet.config.k8s.io/v1beta1", "KubeletConfiguration")
+	checkFields(doc, "config", k.Config, kubeletFields())
+	for _, key := range sortedKeys(k.Config) {
+		if slices.Contains(ownKubeletFields(), key) {
+			doc.Add("config."+key, "is kiln's own, want none")
+		}
+	}
+}
+
+// ownKubeletFields are those that follow from the rest, and those that decide who
+// may talk to the kubelet.
+func ownKubeletFields() []string {
+	return []string{
+		"authentication", "authorization", "cgroupDriver", "clusterDNS", "clusterDomain", "containerRuntimeEndpoint",
+		"enableServer", "healthzBindAddress", "healthzPort", "imageServiceEndpoint", "podLogsDir", "readOnlyPort",
+		"registerWithTaints", "staticPodPath", "staticPodURL", "staticPodURLHeader", "volumePluginDir",
+	}
+}
+
+//go:embed kubelet-fields.txt
+var kubeletFieldList string
+
+func kubeletFields() map[string][]string {
+	fields := map[string][]string{}
+	for line := range strings.Lines(kubeletFieldList) {
+		if line = strings.TrimSpace(line); !strings.HasPrefix(line, "#") {
+			where, name := "", line
+			if i := strings.LastIndexByte(line, '.'); i >= 0 {
+				where, name = line[:i], line[i+1:]
+			}
+			fields[where] = append(fields[where], name)
+		}
+	}
+	return fields
+}
+
+// checkFields reports the keys of o that are none of the fields, which are lists by
+// the path that they are at.
+func checkFields(doc *strictyaml.Document, where string, o Object, fields map[string][]string) {
+	var check func(where, path string, v any)
+	check = func(where, path string, v any) {
+		known := fields[path]
+		if known == nil {
+			return
+		}
+		switch v := v.(type) {
+		case []any:
+			for i := range v {
+				check(item(where, i), path, v[i])
+			}
+		case map[string]any:
+			for _, key := range sortedKeys(v) {
+				if path == "" && (key == "apiVersion" || key == "kind") {
+					continue
+				}
+				if !slices.Contains(known, key) {
+					doc.Add(where+"."+key, "unknown field%s", spelling.Hint(key, known))
+					continue
+				}
+				check(where+"."+key, strings.TrimPrefix(path+"."+key, "."), v[key])
+			}
+		}
+	}
+	check(where, "", map[string]any(o))
+}
+
+// checkEnvelope reports an object that says it is another one.
+func checkEnvelope(doc *strictyaml.Document, where string, o Object, apiVersion, kind string) {
+	for key, want := range map[string]string{"apiVersion": apiVersion, "kind": kind} {
+		if got, ok := o[key]; ok && got != want {
+			doc.Add(where+"."+key, "want %s, or none", want)
+		}
+	}
+}
+
+func (c *ControlPlane) check(doc *strictyaml.Document) {
+	checkEnvelope(doc, "cluster", c.Cluster, "kubeadm.k8s.io/v1beta4", "ClusterConfiguration")
+	checkEnvelope(doc, "init", c.Init, "kubeadm.k8s.io/v1beta4", "InitConfiguration")
+	registration, _ := c.Init["nodeRegistration"].(map[string]any)
+	for key, instead := range map[string]string{
+		"criSocket": "is kiln's own, want none", "name": "want the Kubelet's nodeName instead", "kubeletExtraArgs": "want the Kubelet's config instead",
+	} {
+		if _, ok := registration[key]; ok {
+			doc.Add("init.nodeRegistration."+key, "%s", instead)
 		}
 	}
 }

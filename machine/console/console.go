@@ -19,6 +19,9 @@ import (
 	"time"
 )
 
+// Prefix is what every line begins with.
+const Prefix = "kiln: "
+
 // A Field is a key and its value on a line.
 type Field struct{ Key, Value string }
 
@@ -66,12 +69,12 @@ func (c *Console) t() Field {
 
 func (c *Console) line(word string, fields []Field) {
 	var b strings.Builder
-	b.WriteString("kiln:")
-	if word != "" {
-		b.WriteString(" " + word)
-	}
-	for _, f := range fields {
-		b.WriteString(" " + f.Key + "=" + quote(f.Value, f.Key == "error" || f.Key == "text"))
+	b.WriteString(Prefix + word)
+	for i, f := range fields {
+		if i > 0 || word != "" {
+			b.WriteByte(' ')
+		}
+		b.WriteString(f.Key + "=" + quote(f.Value, f.Key == "error" || f.Key == "text"))
 	}
 	b.WriteByte('\n')
 	_, _ = io.WriteString(c.w, b.String()) // there is nowhere else to report to

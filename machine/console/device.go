@@ -25,21 +25,37 @@ const (
 const patience = 2 * time.Second
 
 // A Device is the system console. Each Write is a line that no kernel message
-// cuts in two; a copy goes to the kernel's log at level debug.
+// cuts in two; a copy goes to the kernel's log at level debug, and one to the
+// screen, if the machine has one and the console is something else.
 type Device struct {
 	mu      sync.Mutex
 	tty     *os.File
-	kmsg    *os.File
+	kmsg    string
+	screen  int // file descriptor, below 0 if there is none
 	pending chan struct{}
 }
 
-// OpenDevice opens the device node of the console and of the kernel's log. What
-// cannot be opened is done without: lines then reach the log at level notice.
-func OpenDevice(tty, kmsg string) *Device {
-	d := &Device{}
+// OpenDevice opens the device node of the console, of the kernel's log and of the
+// screen's first virtual console. What cannot be opened is done without: lines
+// then reach the log at level notice.
+func OpenDevice(tty, kmsg, screen string) *Device {
+	d := &Device{kmsg: kmsg, screen: -1}
 	d.tty, _ = os.OpenFile(tty, os.O_WRONLY|unix.O_NOCTTY, 0)
-	d.kmsg, _ = os.OpenFile(kmsg, os.O_WRONLY, 0)
+	if d.tty == nil || !virtual(d.tty) {
+		// Whoever holds its output up must not hold the console up.
+		if fd, err := unix.Open(screen, unix.O_WRONLY|unix.O_NOCTTY|unix.O_NONBLOCK|unix.O_CLOEXEC, 0); err == nil {
+			d.screen = fd
+		}
+	}
 	return d
+}
+
+// virtual reports whether a terminal is a virtual console, which /dev/console is
+// if the kernel's last argument console= says so.
+func virtual(tty *os.File) bool {
+	const ttyMajor, serial = 4, 64 // from that minor number on
+	device, err := unix.IoctlGetUint32(int(tty.Fd()), unix.TIOCGDEV)
+	return err == nil && unix.Major(uint64(device)) == ttyMajor && unix.Minor(uint64(device)) < serial
 }
 
 // Write writes a line to the console and waits until it is out.
@@ -63,16 +79,21 @@ func (d *Device) Write(line []byte) (int, error) {
 	text := string(line)
 	go func() {
 		defer close(done)
-		if d.tty != nil {
+		if d.tty != nil || d.screen >= 0 {
 			_, _ = unix.Klogctl(syslogConsoleOff, nil)
 			defer func() { _, _ = unix.Klogctl(syslogConsoleOn, nil) }()
 		}
-		if d.kmsg != nil {
-			_, _ = d.kmsg.WriteString(shorten(level + text))
+		// The kernel drops what comes too fast from one who has opened its log.
+		if log, err := os.OpenFile(d.kmsg, os.O_WRONLY, 0); err == nil {
+			_, _ = log.WriteString(shorten(level + text))
+			log.Close()
 		}
 		if d.tty != nil {
 			_, _ = d.tty.WriteString(text)
 			_ = unix.IoctlSetInt(int(d.tty.Fd()), unix.TCSBRK, 1) // tcdrain
+		}
+		if d.screen >= 0 {
+			_, _ = unix.Write(d.screen, []byte(text))
 		}
 	}()
 	select {

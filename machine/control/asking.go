@@ -5,6 +5,8 @@ package control
 import (
 	"context"
 	"io"
+
+	"github.com/kilnhq/kiln/kernel/hardening"
 )
 
 func (c *Client) Identities(ctx context.Context, send func(Identity) error) error {
@@ -53,6 +55,10 @@ func (c *Client) Modules(ctx context.Context) (ModuleList, error) {
 
 func (c *Client) Extensions(ctx context.Context) (ExtensionList, error) {
 	return one[ExtensionList](ctx, c, "extensions", nothing{})
+}
+
+func (c *Client) Hardening(ctx context.Context) (hardening.Report, error) {
+	return one[hardening.Report](ctx, c, "hardening", nothing{})
 }
 
 func (c *Client) Config(ctx context.Context, r ConfigRequest) (Config, error) {

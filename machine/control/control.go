@@ -28,6 +28,8 @@ package control
 import (
 	"context"
 	"io"
+
+	"github.com/kilnhq/kiln/kernel/hardening"
 )
 
 // Socket is where PID 1 listens.
@@ -58,6 +60,7 @@ type Node interface {
 	Images(context.Context, NamespaceRequest) (ImageList, error)
 	Modules(context.Context) (ModuleList, error)
 	Extensions(context.Context) (ExtensionList, error)
+	Hardening(context.Context) (hardening.Report, error)
 
 	Config(context.Context, ConfigRequest) (Config, error)
 	ApplyConfig(context.Context, ConfigChange) (ConfigResult, error)

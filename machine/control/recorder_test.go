@@ -8,6 +8,8 @@ import (
 	"reflect"
 	"strings"
 	"time"
+
+	"github.com/kilnhq/kiln/kernel/hardening"
 )
 
 // A recorder is a Node that remembers what it was asked, and answers with values
@@ -118,6 +120,10 @@ func (n *recorder) Modules(ctx context.Context) (ModuleList, error) {
 
 func (n *recorder) Extensions(ctx context.Context) (ExtensionList, error) {
 	return record[ExtensionList](n, ctx, "Extensions", nil)
+}
+
+func (n *recorder) Hardening(ctx context.Context) (hardening.Report, error) {
+	return record[hardening.Report](n, ctx, "Hardening", nil)
 }
 
 func (n *recorder) Config(ctx context.Context, r ConfigRequest) (Config, error) {

@@ -135,6 +135,8 @@ type Container struct {
 	PID       int32     `json:"pid"`
 	Restarts  uint32    `json:"restarts"`
 	Created   time.Time `json:"created,omitzero"`
+	Memory    uint64    `json:"memory"` // bytes
+	CPU       uint64    `json:"cpu"`    // milliseconds
 }
 
 type ImageList struct {
@@ -153,7 +155,7 @@ type ModuleList struct {
 	Modules []Module `json:"modules"`
 }
 
-// A Module is one of an extension. The names are those of the file that PID 1
+// A Module is one of an extension or of the configuration. The names are those of the file that PID 1
 // keeps in /run/kiln/modules.json.
 type Module struct {
 	Name       string `json:"name"`

@@ -5,6 +5,8 @@ package control
 import (
 	"context"
 	"io"
+
+	"github.com/kilnhq/kiln/kernel/hardening"
 )
 
 // Unimplemented is a Node that can do nothing. What implements a part of Node
@@ -59,6 +61,10 @@ func (Unimplemented) Modules(context.Context) (ModuleList, error) {
 
 func (Unimplemented) Extensions(context.Context) (ExtensionList, error) {
 	return ExtensionList{}, ErrUnimplemented
+}
+
+func (Unimplemented) Hardening(context.Context) (hardening.Report, error) {
+	return hardening.Report{}, ErrUnimplemented
 }
 
 func (Unimplemented) Config(context.Context, ConfigRequest) (Config, error) {

@@ -39,6 +39,7 @@ func verbs() map[string]verb {
 		"images":          {serve: ask(Node.Images)},
 		"modules":         {serve: get(Node.Modules)},
 		"extensions":      {serve: get(Node.Extensions)},
+		"hardening":       {serve: get(Node.Hardening)},
 		"config":          {serve: ask(Node.Config)},
 		"apply-config":    {serve: ask(applyConfig)},
 		"meta":            {serve: ask(listMeta)},

@@ -26,6 +26,10 @@ const (
 	Ephemeral = "EPHEMERAL"
 )
 
+// ImageCache is the label of the partition with container images for the node, of
+// disks that have one.
+const ImageCache = "IMAGECACHE"
+
 // None is the identifier that stands for "no disk": the node runs from memory.
 const None = "none"
 

@@ -28,6 +28,9 @@ const (
 	// Tool.
 	Program = Source + "/program.sqsh"
 	Tool    = "kiln"
+	// ImageCache is an OCI image layout with container images for the node, if
+	// there is one.
+	ImageCache = Source + "/imagecache"
 )
 
 // ErrNotFound is wrapped by Find's error when the medium is not there, or not

@@ -14,7 +14,9 @@ import (
 // on the kernel command line.
 type Config struct {
 	options   map[string][]string
-	blacklist map[string]string // where it was said
+	given     map[string]string   // by Loader.Give
+	line      map[string][]string // of the kernel command line
+	blacklist map[string]string   // where it was said
 	aliases   []alias
 	soft      map[string]softdep
 	notes     []string
@@ -113,11 +115,15 @@ func cutField(s string) (field, rest string) {
 // AddOptions adds parameters for the named module; the kernel lets the last of
 // equal parameters win.
 func (c *Config) AddOptions(name, parameters string) {
-	if c.options == nil {
-		c.options = map[string][]string{}
+	add(&c.options, name, parameters)
+}
+
+func add(to *map[string][]string, name, parameters string) {
+	if *to == nil {
+		*to = map[string][]string{}
 	}
 	if parameters = strings.TrimSpace(parameters); parameters != "" {
-		c.options[modalias.Fold(name)] = append(c.options[modalias.Fold(name)], parameters)
+		(*to)[modalias.Fold(name)] = append((*to)[modalias.Fold(name)], parameters)
 	}
 }
 
@@ -133,7 +139,7 @@ func (c *Config) blacklisting(name, why string) {
 // AddCommandLine takes the parameters of modules from a kernel command line,
 // split into its words without their quotes: NAME.PARAMETER[=VALUE] and
 // modprobe.blacklist=NAME,…. Those of module_blacklist= are as blacklisted
-// here; what is more, the kernel refuses to load them.
+// here; what is more, the kernel refuses to load them. They come after all others.
 func (c *Config) AddCommandLine(words []string) {
 	for _, w := range words {
 		key, value, _ := strings.Cut(w, "=")
@@ -144,7 +150,7 @@ func (c *Config) AddCommandLine(words []string) {
 				c.blacklisting(n, "blacklisted by "+key+"= on the kernel command line")
 			}
 		case ok && name != "" && parameter != "" && name != "modprobe":
-			c.AddOptions(name, Quote(w[len(name)+1:]))
+			add(&c.line, name, Quote(w[len(name)+1:]))
 		}
 	}
 }
@@ -168,7 +174,12 @@ func (c *Config) Parameters(name string) string {
 	if c == nil {
 		return ""
 	}
-	return strings.Join(c.options[modalias.Fold(name)], " ")
+	name = modalias.Fold(name)
+	all := slices.Clone(c.options[name])
+	if given := c.given[name]; given != "" {
+		all = append(all, given)
+	}
+	return strings.Join(append(all, c.line[name]...), " ")
 }
 
 // blacklisted returns where the module is blacklisted, or "".

@@ -310,5 +310,35 @@ func (l *Loader) Reports() []Report {
 	return all
 }
 
+// Give sets parameters of modules, by their names, besides those of the configuration
+// and before those of the kernel command line. They take the place of what was given
+// before.
+func (l *Loader) Give(parameters map[string]string) {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	if l.config == nil {
+		l.config = &Config{}
+		l.index.config = l.config
+	}
+	l.config.given = map[string]string{}
+	for name, p := range parameters {
+		l.config.given[modalias.Fold(name)] = strings.TrimSpace(p)
+	}
+}
+
+// Parameters returns those that the module would be loaded with.
+func (l *Loader) Parameters(name string) string {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	return l.config.Parameters(name)
+}
+
+// Resolve returns the modules that the name or alias stands for, as Index.Resolve does.
+func (l *Loader) Resolve(name string) ([]string, error) {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	return l.index.Resolve(name)
+}
+
 // Index returns the index the loader works with.
 func (l *Loader) Index() *Index { return l.index }

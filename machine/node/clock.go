@@ -7,7 +7,10 @@ import (
 	"os"
 	"slices"
 	"sync"
+	"time"
 
+	"github.com/kilnhq/kiln/machine/config"
+	"github.com/kilnhq/kiln/machine/console"
 	"github.com/kilnhq/kiln/machine/timesync"
 )
 
@@ -16,6 +19,7 @@ type clock struct {
 	node   *Node
 	syncer *timesync.Syncer
 	faults []string // that were told of
+	synced bool
 
 	mu     sync.Mutex
 	silent bool // nobody is asked
@@ -29,6 +33,19 @@ func newClock(n *Node) *clock {
 	}
 	c.syncer = timesync.New(timesync.Config{Clock: timesync.System{RTC: rtc}, Earliest: n.options.Epoch, Report: c.report})
 	return c
+}
+
+// atLeast sets a clock that shows less than t, which is certainly past.
+func (c *clock) atLeast(t time.Time) {
+	now := time.Now()
+	if !now.Before(t) {
+		return
+	}
+	if err := (timesync.System{}).Step(t.Sub(now)); err != nil {
+		c.node.remark("time", "the clock shows %s, which is past, and cannot be set: %v", now.UTC().Format(time.DateTime), err)
+		return
+	}
+	c.node.remark("time", "the clock showed %s, which is past; it is set to %s", now.UTC().Format(time.DateTime), t.UTC().Format(time.DateTime))
 }
 
 func (c *clock) run(ctx context.Context) { c.syncer.Run(ctx) }
@@ -67,4 +84,25 @@ func (c *clock) report(s timesync.Status) {
 	if s.Synced {
 		c.node.event("time", s.Server, "the clock is right", map[string]string{"offset": s.Offset.String()})
 	}
+	if s.Synced && !c.synced {
+		c.synced = true
+		if err := c.node.issue(); err != nil {
+			c.node.remark("api", "%v", err)
+		}
+	}
 }
+
+// settled reports whether the time is right, or nobody knows better, or it was
+// waited for long enough.
+func (c *clock) settled(cfg *config.Config) bool {
+	c.mu.Lock()
+	silent := c.silent
+	c.mu.Unlock()
+	wait := defaultBootWait
+	if cfg.Time != nil {
+		wait = time.Duration(cfg.Time.BootWait)
+	}
+	return silent || c.syncer.Status().Synced || console.SinceKernelStart() > wait
+}
+
+const defaultBootWait = 30 * time.Second

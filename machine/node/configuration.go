@@ -6,6 +6,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"math/rand/v2"
 	"net"
 	"os"
 	"path/filepath"
@@ -16,6 +17,7 @@ import (
 	"github.com/kilnhq/kiln/machine/config"
 	"github.com/kilnhq/kiln/machine/console"
 	"github.com/kilnhq/kiln/machine/control"
+	"github.com/kilnhq/kiln/machine/disk"
 	"github.com/kilnhq/kiln/machine/meta"
 	"github.com/kilnhq/kiln/machine/network"
 	"github.com/kilnhq/kiln/machine/platform"
@@ -23,8 +25,8 @@ import (
 	"github.com/kilnhq/kiln/machine/platform/volume"
 )
 
-// patience is how long the start waits for a configuration. What comes later is
-// taken over then.
+// patience is how long the node is not ready because of a configuration that may
+// come. What comes later is taken over then.
 const patience = 10 * time.Second
 
 // fromState is the source of a configuration that the node has kept.
@@ -33,42 +35,75 @@ const fromState = "STATE"
 // retry is when all sources are asked again of which one may have a configuration.
 const retry = time.Minute
 
-// configure finds the configuration and takes it over: before it returns, if that
-// does not take long.
-func (n *Node) configure(ctx context.Context) {
-	found := make(chan struct{})
-	go func() {
-		defer close(found)
-		n.awaitConfiguration(ctx)
-	}()
-	select {
-	case <-found:
-	case <-time.After(patience):
-		n.remark("config", "there is none yet; the node goes on without it, and takes it over when there is one")
-	case <-ctx.Done():
+// restore takes over the configuration that the node has kept. It comes before the
+// API: a node that has one is never open to everybody, not for a moment.
+func (n *Node) restore(ctx context.Context) {
+	r, err := n.policy(func(platform.Event) {}).Acquire(ctx, platform.Saved(n.environment()))
+	if err == nil {
+		n.found(r)
 	}
+}
+
+// configure asks all sources, unless there is a configuration, and starts what may
+// need one.
+func (n *Node) configure(ctx, asking context.Context, p *platform.Platform) {
+	defer n.stopAsking()
+	if c, _ := n.current(); c != nil {
+		n.carryOut()
+	} else {
+		asked := make(chan struct{})
+		go func() {
+			defer close(asked)
+			n.awaitConfiguration(asking, p)
+		}()
+		select {
+		case <-asked:
+		case <-time.After(patience):
+			n.remark("config", "there is none yet; the node goes on without it, and takes it over when there is one")
+		}
+		defer func() { <-asked }()
+	}
+	if err := n.prepareKubernetes(); err != nil {
+		n.remark("kubelet", "%v", err)
+	}
+	n.harden()
+	close(n.decided)
+	if err := n.startServices(ctx); err != nil {
+		n.remark("services", "%v", err)
+	}
+}
+
+// policy returns how sources are asked, and who is told of it.
+func (n *Node) policy(progress func(platform.Event)) platform.Policy {
+	p := platform.DefaultPolicy()
+	p.Jitter = rand.Float64
+	p.Validate = func(data []byte) error {
+		_, err := config.Parse(config.Placeholder, data)
+		return err
+	}
+	p.Progress = progress
+	return p
 }
 
 // awaitConfiguration asks the sources until there is a configuration, none has
 // one, or somebody has given the node one.
-func (n *Node) awaitConfiguration(ctx context.Context) {
-	policy := platform.DefaultPolicy()
-	policy.Validate = func(data []byte) error {
-		_, err := config.Parse(config.Placeholder, data)
-		return err
-	}
-	policy.Progress = func(e platform.Event) {
-		if e.Err == nil || errors.Is(e.Err, platform.ErrNone) && e.Again == 0 {
+func (n *Node) awaitConfiguration(ctx context.Context, p *platform.Platform) {
+	told := map[string]string{} // by source
+	policy := n.policy(func(e platform.Event) {
+		if e.Err == nil || ctx.Err() != nil || errors.Is(e.Err, platform.ErrNone) && e.Again == 0 {
 			return
 		}
-		n.remark("config", "%v", e)
-	}
-	name, _ := n.options.Args.Get(platform.ArgPlatform)
-	p := platform.New(name, n.environment())
+		n.doubt(e.String())
+		if text := e.Err.Error(); told[e.Source] != text { // and not every minute
+			told[e.Source] = text
+			n.remark("config", "%v", e)
+		}
+	})
 	for ctx.Err() == nil {
 		result, err := policy.Acquire(ctx, p.Sources)
 		if err == nil {
 			n.found(result)
+			n.carryOut()
 			return
 		}
 		if errors.Is(err, platform.ErrNone) {
@@ -78,7 +113,10 @@ func (n *Node) awaitConfiguration(ctx context.Context) {
 		if c, _ := n.current(); c != nil || ctx.Err() != nil {
 			return
 		}
-		n.remark("config", "%v; all sources are asked again in %v", err, retry)
+		if text := err.Error(); told[""] != text {
+			told[""] = text
+			n.remark("config", "%v; all sources are asked again, every %v", err, retry)
+		}
 		select {
 		case <-time.After(retry):
 		case <-ctx.Done():
@@ -99,12 +137,40 @@ func (n *Node) found(r *platform.Result) {
 		n.remark("config", "%v", err)
 		return
 	}
-	if r.Source != fromState && len(r.Failed) == 0 {
-		if err := n.state.Save(r.Data); err != nil {
+	var doubts []string
+	for _, f := range r.Failed {
+		doubts = append(doubts, f.Error())
+	}
+	if len(doubts) > 0 {
+		doubts = append(doubts, "the one of "+r.Source+" stands in, and is not kept")
+		n.remark("config", "%s", strings.Join(doubts, "; "))
+	} else if r.Source != fromState {
+		if err := n.save(r.Data); err != nil {
+			doubts = append(doubts, "it is not kept: "+err.Error())
 			n.remark("config", "is not kept: %v", err)
 		}
 	}
+	n.doubt(strings.Join(doubts, "; "))
 	n.adopt(c, r.Source)
+}
+
+// doubt says why there is no configuration, or not the right one, for the node's
+// health.
+func (n *Node) doubt(text string) {
+	n.mu.Lock()
+	defer n.mu.Unlock()
+	n.fault = text
+}
+
+// save keeps a configuration on STATE.
+func (n *Node) save(data []byte) error {
+	if err := n.state.Save(data); err != nil {
+		return err
+	}
+	if text, ok := n.options.Damaged[disk.State]; ok {
+		return fmt.Errorf("%s is damaged, the configuration is lost with the next start: %s", disk.State, text)
+	}
+	return nil
 }
 
 // environment is what sources look for a configuration in.
@@ -147,7 +213,8 @@ func (n *Node) metaValue(k meta.Key) (string, bool, error) {
 	return string(v), ok, err
 }
 
-// adopt makes the node what c says. The caller holds reconfigure.
+// adopt makes c the configuration, and the API know its clients: all else, see
+// carryOut, may take long or fail. The caller holds reconfigure.
 func (n *Node) adopt(c *config.Config, source string) {
 	digest, err := config.Digest(c)
 	if err != nil {
@@ -156,20 +223,11 @@ func (n *Node) adopt(c *config.Config, source string) {
 	n.mu.Lock()
 	first := n.config == nil
 	n.config, n.source = c, source
-	running := n.network
 	n.mu.Unlock()
 	n.event("config", source, digest, nil)
 	n.options.Console.Stage("config", console.F("from", source), console.F("digest", digest))
-	n.setSysctls(c)
-	n.writeFiles(c)
-	if running != nil {
-		spec, err := network.FromConfig(c)
-		if err == nil {
-			err = running.Apply(context.Background(), spec)
-		}
-		if err != nil {
-			n.remark("network", "%v", err)
-		}
+	if c.API != nil {
+		n.clock.atLeast(notBefore(c.API.Issuer))
 	}
 	n.clock.servers()
 	if c.API == nil {
@@ -183,16 +241,18 @@ func (n *Node) adopt(c *config.Config, source string) {
 	}
 }
 
-// setSysctls sets the kernel's parameters.
-func (n *Node) setSysctls(c *config.Config) {
-	if c.Kernel == nil {
-		return
-	}
-	for name, value := range c.Kernel.Sysctls {
-		if err := os.WriteFile(config.SysctlFile(name), []byte(string(value)+"\n"), 0); err != nil {
-			n.remark("sysctl", "%s=%s: %v", name, value, err)
-		}
-	}
+// carryOut makes the node what its configuration says. What it cannot is a remark.
+func (n *Node) carryOut() {
+	n.carrying.Lock()
+	defer n.carrying.Unlock()
+	c, _ := n.current()
+	n.loadModules(c) // first: some bring kernel parameters
+	n.setSysctls()
+	n.writeFiles(c)
+	n.setRegistries(c)
+	n.applyNetwork()
+	n.wakeKubelet()
+	n.workloads.change()
 }
 
 // writeFiles writes the files below /var.
@@ -293,10 +353,19 @@ func (n *Node) ApplyConfig(_ context.Context, r control.ConfigChange) (control.C
 	if r.DryRun {
 		return result, nil
 	}
-	if err := n.state.Save(r.Config); err != nil {
-		return result, err
+	source := fromState
+	if err := n.save(r.Config); err != nil {
+		if n.options.Damaged[disk.State] == "" {
+			return result, err
+		}
+		// The only way to manage this node until somebody has looked at its disk.
+		result.Warnings = append(result.Warnings, err.Error())
+		source = "memory"
 	}
-	n.adopt(c, fromState)
+	n.stopAsking()
+	n.doubt(strings.Join(result.Warnings, "; "))
+	n.adopt(c, source)
+	n.carryOut()
 	result.Applied = true
 	return result, nil
 }

@@ -17,8 +17,43 @@ import (
 )
 
 // certificateLife is how long the API's certificate is valid. It is made anew with
-// every start and whenever the node's addresses change.
+// every start, whenever the node's addresses change, and in time.
 const certificateLife = 365 * 24 * time.Hour
+
+// renew makes the API's certificate anew before it ends.
+func (n *Node) renew(ctx context.Context) {
+	again := time.NewTicker(certificateLife / 4)
+	defer again.Stop()
+	for {
+		select {
+		case <-again.C:
+			if err := n.issue(); err != nil {
+				n.remark("api", "%v", err)
+			}
+		case <-ctx.Done():
+			return
+		}
+	}
+}
+
+// notBefore is from when a certificate is valid: a time that is certainly past.
+func notBefore(pair config.KeyPair) time.Time {
+	certs, err := config.Certificates(pair.Certificate)
+	if err != nil {
+		return time.Time{}
+	}
+	return certs[0].NotBefore
+}
+
+// validity returns when the API's certificate begins and how long it is valid. As
+// long as nobody has told the node the time it is valid as long as its issuer's,
+// whatever the clock of who looks at it says.
+func (n *Node) validity() (time.Time, time.Duration) {
+	if !n.clock.syncer.Status().Synced {
+		return time.Unix(0, 0), identity.AuthorityLife
+	}
+	return time.Now(), certificateLife
+}
 
 // maintain gives the API the identity of a node without a configuration, and
 // returns its fingerprint.
@@ -45,7 +80,7 @@ func (n *Node) announce(f selfsigned.Fingerprint) {
 // a configuration that says with what.
 func (n *Node) issue() error {
 	n.mu.Lock()
-	c, status := n.config, n.status
+	c, status, hostname := n.config, n.status, n.hostname
 	n.mu.Unlock()
 	if c == nil || c.API == nil {
 		return nil
@@ -54,7 +89,7 @@ func (n *Node) issue() error {
 	if err != nil {
 		return err
 	}
-	names, addresses := namesOf(c, status.Hostname), status.Addresses()
+	names, addresses := namesOf(c, hostname), status.Addresses()
 	for _, name := range c.API.Names {
 		if a, err := netip.ParseAddr(name); err == nil {
 			addresses = append(addresses, a)
@@ -63,7 +98,8 @@ func (n *Node) issue() error {
 		}
 	}
 	addresses = append(addresses, netip.AddrFrom4([4]byte{127, 0, 0, 1}), netip.IPv6Loopback())
-	pair, err := issuer.NewServer(rand.Reader, time.Now(), certificateLife, names, addresses)
+	now, life := n.validity()
+	pair, err := issuer.NewServer(rand.Reader, now, life, names, addresses)
 	if err != nil {
 		return err
 	}
@@ -71,13 +107,14 @@ func (n *Node) issue() error {
 	return nil
 }
 
-func namesOf(c *config.Config, dhcp string) []string {
+// namesOf returns what the node is called.
+func namesOf(c *config.Config, hostname string) []string {
 	names := []string{"localhost"}
-	switch {
-	case c.Hostname != nil:
-		names = append(names, c.Hostname.Hostname)
-	case dhcp != "":
-		names = append(names, dhcp)
+	if c.Hostname != nil {
+		hostname = c.Hostname.Hostname // the network may not have it yet
+	}
+	if hostname != "" {
+		names = append(names, hostname)
 	}
 	return names
 }

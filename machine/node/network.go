@@ -5,12 +5,16 @@ package node
 import (
 	"context"
 	"fmt"
+	"net/netip"
 	"os"
 	"path/filepath"
 	"slices"
+	"strings"
+	"time"
 
 	"golang.org/x/sys/unix"
 
+	"github.com/kilnhq/kiln/machine/console"
 	"github.com/kilnhq/kiln/machine/network"
 )
 
@@ -29,7 +33,11 @@ func (n *Node) startNetwork() error {
 	if err := bindEtc(); err != nil {
 		n.remark("etc", "%v", err)
 	}
-	net, err := network.Start(network.Options{Report: n.reportNetwork, Log: func(text string) { n.event("network", "", text, nil) }})
+	o := network.Options{Report: n.reportNetwork, Log: func(text string) { n.event("network", "", text, nil) }}
+	if n.lasting {
+		o.MachineID = n.machineID
+	}
+	net, err := network.Start(o)
 	if err != nil {
 		return err
 	}
@@ -67,11 +75,8 @@ func (n *Node) reportNetwork(s network.Status) {
 	n.status = s
 	cfg := n.config
 	n.mu.Unlock()
-	if s.Hostname != "" && s.Hostname != old.Hostname {
-		if err := unix.Sethostname([]byte(s.Hostname)); err != nil {
-			n.remark("hostname", "%s: %v", s.Hostname, err)
-		}
-	}
+	s = n.named(s)
+	n.setHostname(s.Hostname)
 	var more []network.Host
 	if cfg != nil {
 		more = network.HostsOf(cfg)
@@ -91,10 +96,33 @@ func (n *Node) reportNetwork(s network.Status) {
 	}
 	if now := s.Addresses(); !slices.Equal(now, old.Addresses()) {
 		n.event("network", "addresses", fmt.Sprint(now), nil)
-		n.options.Console.Note(fmt.Sprintf("network: addresses %v", now))
+		time.AfterFunc(settling, func() { n.tellAddresses(now) })
 		if err := n.issue(); err != nil {
 			n.remark("api", "%v", err)
 		}
 	}
 	n.clock.servers()
+	n.wakeKubelet()
+}
+
+// settling is how long addresses must have been the node's to be told of: one soon
+// follows another.
+const settling = 5 * time.Second
+
+// tellAddresses says which addresses the node has, if they are still the same.
+func (n *Node) tellAddresses(list []netip.Addr) {
+	n.mu.Lock()
+	still := slices.Equal(list, n.status.Addresses()) && !slices.Equal(list, n.told)
+	if still {
+		n.told = list
+	}
+	n.mu.Unlock()
+	if !still {
+		return
+	}
+	var words []string
+	for _, a := range list {
+		words = append(words, a.String())
+	}
+	n.options.Console.Stage("network", console.F("addresses", strings.Join(words, ",")))
 }

@@ -25,10 +25,11 @@ const systemGroup = "system"
 
 // Programs that the image may have.
 const (
-	apiProgram        = "/usr/bin/apid"
-	containerdProgram = "/usr/bin/containerd"
-	containerdSocket  = "/run/containerd/containerd.sock"
+	apiProgram = "/usr/bin/apid"
 )
+
+// programPath is where the programs find others.
+const programPath = "PATH=/usr/bin:/usr/local/bin"
 
 // APIName is the service of the API's server.
 const APIName = "apid"
@@ -54,32 +55,35 @@ func prepareGroups(root string) error {
 	return errors.Join(failed...)
 }
 
-// startServices starts the programs of the system that the image has.
-func (n *Node) startServices() error {
+// startAPI starts the API's server, if the image has one.
+func (n *Node) startAPI() error {
+	return n.start(service.Spec{
+		Name: APIName, Path: apiProgram, Args: []string{"-control", filepath.Join(n.options.RunDir, filepath.Base(control.Socket))},
+		Env: []string{programPath, "GOMEMLIMIT=48MiB"}, UID: APIUser, GID: APIUser, OOM: -900,
+		Health: func(ctx context.Context) error { return answers(ctx, "tcp", "localhost:50000") },
+	})
+}
+
+// startServices starts the system's other programs.
+func (n *Node) startServices(ctx context.Context) error {
 	var failed []error
-	for _, s := range n.programs() {
-		if _, err := os.Stat(s.Path); errors.Is(err, fs.ErrNotExist) {
-			continue
-		}
-		s.Cgroup = filepath.Join(groupRoot, systemGroup, s.Name)
-		failed = append(failed, n.services.Add(s))
+	if n.hasEphemeral() {
+		failed = append(failed, n.start(n.containerd([]string{programPath})))
 	}
+	for _, s := range n.imageCacheService(ctx) {
+		failed = append(failed, n.start(s))
+	}
+	n.workloads.begin()
 	return errors.Join(failed...)
 }
 
-func (n *Node) programs() []service.Spec {
-	const path = "PATH=/usr/bin:/usr/local/bin"
-	return []service.Spec{
-		{
-			Name: APIName, Path: apiProgram, Args: []string{"-control", filepath.Join(n.options.RunDir, filepath.Base(control.Socket))},
-			Env: []string{path, "GOMEMLIMIT=48MiB"}, UID: APIUser, GID: APIUser, OOM: -900,
-			Health: func(ctx context.Context) error { return answers(ctx, "tcp", "localhost:50000") },
-		},
-		{
-			Name: "containerd", Path: containerdProgram, Env: []string{path}, OOM: -999, KeepChildren: true,
-			Health: func(ctx context.Context) error { return answers(ctx, "unix", containerdSocket) },
-		},
+// start starts a service of the system, if the image has its program.
+func (n *Node) start(s service.Spec) error {
+	if _, err := os.Stat(s.Path); errors.Is(err, fs.ErrNotExist) {
+		return nil
 	}
+	s.Cgroup = filepath.Join(groupRoot, systemGroup, s.Name)
+	return n.services.Add(s)
 }
 
 // answers connects to a service.
@@ -92,8 +96,20 @@ func answers(ctx context.Context, network, address string) error {
 	return c.Close()
 }
 
-// Await waits until the API's server answers, if the image has one.
+// Await waits until the API's server answers, if the image has one, and until there
+// is a configuration or it has taken too long.
 func (n *Node) Await(ctx context.Context) error {
+	if err := n.awaitAPI(ctx); err != nil {
+		return err
+	}
+	select {
+	case <-n.decided:
+	case <-ctx.Done():
+	}
+	return nil
+}
+
+func (n *Node) awaitAPI(ctx context.Context) error {
 	events := n.services.Events(ctx)
 	for {
 		state := service.Running // or not in the image

@@ -5,10 +5,13 @@ package node
 import (
 	"context"
 	"encoding/json"
+	"errors"
 	"fmt"
 	"io"
+	"maps"
 	"os"
 	"runtime"
+	"slices"
 	"strings"
 	"time"
 
@@ -16,8 +19,10 @@ import (
 	"github.com/kilnhq/kiln/machine/console"
 	"github.com/kilnhq/kiln/machine/control"
 	"github.com/kilnhq/kiln/machine/control/kernellog"
+	"github.com/kilnhq/kiln/machine/disk"
 	"github.com/kilnhq/kiln/machine/layers"
 	"github.com/kilnhq/kiln/machine/meta"
+	"github.com/kilnhq/kiln/machine/network"
 	"github.com/kilnhq/kiln/machine/platform"
 	"github.com/kilnhq/kiln/machine/power"
 	"github.com/kilnhq/kiln/machine/reset"
@@ -29,17 +34,16 @@ func (n *Node) Version(context.Context) (control.Version, error) {
 	name, _ := os.Hostname()
 	on, _ := n.options.Args.Get(platform.ArgPlatform)
 	c, _ := n.current()
-	id, _ := os.ReadFile("/etc/machine-id")
 	return control.Version{
 		Version: n.options.Version, Kernel: n.options.Release, Architecture: runtime.GOARCH, Platform: on,
-		Hostname: name, MachineID: strings.TrimSpace(string(id)), Slot: n.options.Slot, Maintenance: c == nil || c.API == nil,
+		Hostname: name, MachineID: n.machineID.String(), Slot: n.options.Slot, Maintenance: c == nil || c.API == nil,
 	}, nil
 }
 
 // Health is a verb of control.Node.
 func (n *Node) Health(context.Context) (control.Health, error) {
 	n.mu.Lock()
-	ready, status, cfg := n.ready, n.status, n.config
+	ready, status, cfg, fault := n.ready, n.status, n.config, n.fault
 	n.mu.Unlock()
 	h := control.Health{Ready: ready, Stage: "start", Time: time.Now(), Uptime: uint64(console.SinceKernelStart() / time.Second)}
 	if ready {
@@ -49,13 +53,29 @@ func (n *Node) Health(context.Context) (control.Health, error) {
 		h.Checks = append(h.Checks, control.Check{Name: name, Passed: passed, Message: message})
 	}
 	if cfg == nil {
-		add("config", false, "the node has no configuration; give it one with 'kiln node config apply'")
-	} else {
-		add("config", true, "")
+		fault = strings.TrimPrefix(fault+"; ", "; ") + "the node has no configuration; give it one with 'kiln node config apply'"
+	}
+	add("config", fault == "", fault)
+	for _, label := range slices.Sorted(maps.Keys(n.options.Damaged)) {
+		add(label, false, n.options.Damaged[label])
+	}
+	for label, dir := range n.volumes() {
+		if text := full(dir); text != "" {
+			add(label, false, text)
+		}
+	}
+	if _, err := n.readMeta(); err != nil && !errors.Is(err, control.ErrState) {
+		add(disk.Meta, false, err.Error())
 	}
 	var faults []string
 	for _, f := range status.Faults {
 		faults = append(faults, f.Text)
+	}
+	for _, l := range status.Links {
+		addressed := slices.ContainsFunc(l.Addresses, func(a network.Address) bool { return a.Prefix.Addr().IsGlobalUnicast() })
+		if !status.Ready && len(status.Faults) == 0 && l.Managed && !addressed {
+			faults = append(faults, l.Name+": has no address yet")
+		}
 	}
 	add("network", status.Ready, strings.Join(faults, "; "))
 	clock := n.clock.syncer.Status()
@@ -210,6 +230,20 @@ func (n *Node) changeMeta(change func(meta.Values) error) error {
 	})
 }
 
+// newMeta begins META anew.
+func (n *Node) newMeta(values meta.Values) error {
+	f, size, err := n.disk(os.O_RDWR)
+	if err != nil {
+		return err
+	}
+	defer f.Close()
+	place, err := meta.Locate(f, size)
+	if err != nil {
+		return err
+	}
+	return meta.Write(meta.Section(f, place.Offset, place.Size), values)
+}
+
 // Reset is a verb of control.Node: what is to be erased is erased at the next
 // start, which is now.
 func (n *Node) Reset(_ context.Context, r control.ResetRequest) error {
@@ -227,6 +261,9 @@ func (n *Node) Reset(_ context.Context, r control.ResetRequest) error {
 		values[meta.ResetRequest] = []byte(strings.Join(parts, ","))
 		return nil
 	})
+	if errors.Is(err, meta.ErrDamaged) { // nothing in it can be read any more
+		err = n.newMeta(meta.Values{meta.ResetRequest: []byte(strings.Join(parts, ","))})
+	}
 	if err != nil {
 		return err
 	}

@@ -102,6 +102,15 @@ func (s System) Stats() (Stats, error) {
 	return st, nil
 }
 
+// Times returns what the CPUs did since the start.
+func (s System) Times() (Times, error) {
+	data, err := s.read("stat")
+	if err != nil {
+		return Times{}, err
+	}
+	return parseStat(data)
+}
+
 func parseStat(data string) (Times, error) {
 	var t Times
 	for line := range strings.Lines(data) {

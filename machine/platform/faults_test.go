@@ -50,6 +50,22 @@ func code(n int, header ...string) http.HandlerFunc {
 	}
 }
 
+// hijacked is a server that begins an answer and goes on with what header writes,
+// until it fails.
+func hijacked(header func(io.Writer) error) http.HandlerFunc {
+	return func(w http.ResponseWriter, _ *http.Request) {
+		c, _, err := w.(http.Hijacker).Hijack()
+		if err != nil {
+			return
+		}
+		defer c.Close()
+		_, err = io.WriteString(c, "HTTP/1.1 200 OK\r\n")
+		for err == nil {
+			err = header(c)
+		}
+	}
+}
+
 // TestFaults asks a server that does what a server should not, for as long as
 // patience lasts: no time passes but that of the bubble.
 func TestFaults(t *testing.T) {
@@ -107,6 +123,29 @@ func TestFaults(t *testing.T) {
 				c.Close()
 			}
 		}, get + `net/http: HTTP/1.x transport connection broken: malformed HTTP status code "mail.example"`, 20},
+		{"header without end", hijacked(func(c io.Writer) error {
+			_, err := fmt.Fprintf(c, "X-More: %01000d\r\n", 0)
+			return err
+		}), get + "net/http: HTTP/1.x transport connection broken: net/http: server response headers exceeded 65536 bytes; aborted", 20},
+		{"header that is slow", hijacked(func(c io.Writer) error {
+			time.Sleep(time.Second)
+			_, err := fmt.Fprint(c, "X-More: 1\r\n")
+			return err
+		}), get + "the answer took too long", 9},
+		{"chunks that are none", func(w http.ResponseWriter, _ *http.Request) {
+			c, _, err := w.(http.Hijacker).Hijack()
+			if err == nil {
+				_, _ = io.WriteString(c, "HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\nzz\r\n")
+				c.Close()
+			}
+		}, get + "invalid byte in chunk length", 20},
+		{"redirect to what is slow", func(w http.ResponseWriter, r *http.Request) {
+			if r.URL.Path != "/slow" {
+				http.Redirect(w, r, "/slow", http.StatusFound)
+				return
+			}
+			<-r.Context().Done()
+		}, get + "the answer took too long", 18},
 		{"redirect loop", func(w http.ResponseWriter, r *http.Request) {
 			http.Redirect(w, r, "/again?"+r.URL.RawQuery+"x", http.StatusFound)
 		}, get + "more than 5 redirections", 6},

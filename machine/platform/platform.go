@@ -159,10 +159,7 @@ func New(name string, env *Environment) *Platform {
 	p := &Platform{Name: name, Metadata: func(context.Context) (*Metadata, error) {
 		return nil, fmt.Errorf("%w: the platform %s has no metadata", ErrNone, name)
 	}}
-	p.Sources = []Source{
-		{Name: "STATE", Configuration: saved(env.State.Load)},
-		{Name: "STATE (previous)", Configuration: saved(env.State.Previous)},
-	}
+	p.Sources = Saved(env)
 	text, given := env.Args.Get(ArgConfig)
 	if given && text == "none" {
 		return p
@@ -184,6 +181,15 @@ func New(name string, env *Environment) *Platform {
 		Source{Name: "META", Configuration: env.fromMeta},
 		Source{Name: "image", Configuration: env.fromImage})
 	return p
+}
+
+// Saved returns the sources that are asked first on every platform: what the node
+// has kept on STATE. They answer at once.
+func Saved(env *Environment) []Source {
+	return []Source{
+		{Name: "STATE", Configuration: saved(env.State.Load)},
+		{Name: "STATE (previous)", Configuration: saved(env.State.Previous)},
+	}
 }
 
 // Names returns the names of platforms, sorted.

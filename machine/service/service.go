@@ -76,9 +76,17 @@ type Spec struct {
 	GID     uint32
 	OOM     int // -1000 to 1000, see proc_pid_oom_score_adj(5)
 
+	// Before waits, after After, for what else must be there before each start, and
+	// tells waiting what that is. It returns when that is there, or with ctx.
+	Before func(ctx context.Context, waiting func(forWhat string))
+
 	// Health asks the service how it is. Without one a process that runs is
 	// healthy.
 	Health func(context.Context) error
+
+	// Patience is how long one that has never been healthy may take before it is
+	// started again; 0 is 5 min.
+	Patience time.Duration
 
 	// Grace is what it gets to end in, from SIGTERM to SIGKILL; 0 is 10 s.
 	Grace time.Duration
@@ -108,9 +116,7 @@ const (
 	// firstInterval is how often one that has not been healthy yet is asked.
 	firstInterval = 100 * time.Millisecond
 
-	// hopeless is how long a service that never became healthy may take before
-	// it is started again.
-	hopeless = 5 * time.Minute
+	defaultPatience = 5 * time.Minute
 )
 
 // A Status is what is known of a service.
@@ -165,6 +171,13 @@ func (s *Spec) grace() time.Duration {
 		return s.Grace
 	}
 	return defaultGrace
+}
+
+func (s *Spec) patience() time.Duration {
+	if s.Patience > 0 {
+		return s.Patience
+	}
+	return defaultPatience
 }
 
 // ended puts the end of a process into words.

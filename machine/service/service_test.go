@@ -255,7 +255,7 @@ func TestNeverHealthy(t *testing.T) {
 		u := &unit{spec: Spec{Health: func(context.Context) error { return errors.New("no answer") }}}
 		began := time.Now()
 		err := New(t.Context(), nil).health(t.Context(), u)
-		if !errors.Is(err, errSick) || err.Error() != "was never healthy in 5m0s: no answer" || time.Since(began) < hopeless {
+		if !errors.Is(err, errSick) || err.Error() != "was never healthy in 5m0s: no answer" || time.Since(began) < defaultPatience {
 			t.Errorf("%v after %v", err, time.Since(began))
 		}
 	})
@@ -357,4 +357,36 @@ func TestShutdown(t *testing.T) {
 	if err := s.Start("first"); err != nil || s.status("first").State != Stopped {
 		t.Errorf("%+v, %v", s.status("first"), err)
 	}
+}
+
+// A service waits for what else must be there, and says so, before every start.
+func TestBefore(t *testing.T) {
+	s := newSupervisor(t)
+	there := make(chan struct{})
+	spec := program("a", "sleep")
+	spec.Before = func(ctx context.Context, waiting func(string)) {
+		waiting("a reason")
+		select {
+		case <-there:
+		case <-ctx.Done():
+		}
+	}
+	if err := s.Add(spec); err != nil {
+		t.Fatal(err)
+	}
+	for st := s.status("a"); st.Message != "for a reason"; st = s.status("a") {
+		if st.State != Waiting {
+			t.Fatalf("%+v, want waiting", st)
+		}
+		time.Sleep(time.Millisecond)
+	}
+	if err := s.Stop("a"); err != nil { // ends the waiting
+		t.Fatal(err)
+	}
+	reaches(t, s, "a", Stopped)
+	close(there)
+	if err := s.Start("a"); err != nil {
+		t.Fatal(err)
+	}
+	reaches(t, s, "a", Running)
 }

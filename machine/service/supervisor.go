@@ -282,6 +282,9 @@ func (s *Supervisor) await(ctx context.Context, u *unit) bool {
 		changed := s.changed
 		s.mu.Unlock()
 		if missing == "" {
+			if u.spec.Before != nil {
+				u.spec.Before(ctx, func(what string) { s.update(u, Waiting, "for "+what) })
+			}
 			return ctx.Err() == nil
 		}
 		select {
@@ -381,8 +384,8 @@ func (s *Supervisor) health(ctx context.Context, u *unit) error {
 			s.alive(ctx, u, nil)
 		case up:
 			s.alive(ctx, u, err)
-		case time.Since(began) > hopeless:
-			return fmt.Errorf("%w in %v: %w", errSick, hopeless, err)
+		case time.Since(began) > u.spec.patience():
+			return fmt.Errorf("%w in %v: %w", errSick, u.spec.patience(), err)
 		}
 		select {
 		case <-time.After(interval):

@@ -26,6 +26,7 @@ type devices struct {
 	loader   *modules.Loader
 	listener *uevent.Listener
 	buttons  *power.Buttons // nil in stage 1
+	nodes    nodes          // nil in stage 1
 	watchdog *watchdog.Keeper
 	loaded   []string
 	changed  bool // modules came, or failed to, since watch last looked
@@ -80,7 +81,11 @@ func (d *devices) walk() error {
 			return nil
 		}
 		if e.Name() == "uevent" {
-			d.load(uevent.ParseFile(data)["MODALIAS"])
+			e := uevent.ParseFile(data)
+			d.load(e["MODALIAS"])
+			if d.nodes != nil {
+				d.nodes.Present(filepath.Dir(path), e)
+			}
 			return nil
 		}
 		for line := range strings.Lines(string(data)) {
@@ -119,10 +124,16 @@ func (d *devices) settle() error {
 func (d *devices) next(wait time.Duration) (more bool, err error) {
 	e, err := d.listener.Receive(wait)
 	if errors.Is(err, uevent.ErrOverrun) {
+		if d.nodes != nil {
+			d.nodes.Prune()
+		}
 		return true, d.walk()
 	}
 	if err != nil || e == nil {
 		return false, err
+	}
+	if d.nodes != nil {
+		d.nodes.Handle(e)
 	}
 	if e["ACTION"] == "remove" {
 		return true, nil

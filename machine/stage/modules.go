@@ -15,6 +15,7 @@ import (
 	"path/filepath"
 	"slices"
 	"strings"
+	"sync"
 
 	"github.com/kilnhq/kiln/internal/atomicfile"
 	"github.com/kilnhq/kiln/kernel/modalias"
@@ -69,27 +70,27 @@ func askedFor(list *layers.List, root fs.FS, from origins) ([]layers.Module, err
 // configure makes a Loader whose modules get their parameters no matter what
 // loads them: a device, the list or, by way of modprobe, the kernel. The kernel
 // command line has the last word.
-func configure(s *start, dir string, asked []layers.Module) (*modules.Loader, *modules.Config, error) {
+func configure(s *start, dir string, asked []layers.Module) (*modules.Loader, error) {
 	config, err := modules.ReadConfig(os.DirFS("/"))
 	if err != nil {
-		return nil, nil, err
+		return nil, err
 	}
 	for _, n := range config.Notes() {
 		log("%s", n)
 	}
 	loader, err := modules.Open(dir, config)
 	if err != nil {
-		return nil, nil, err
+		return nil, err
 	}
 	conf := options(loader.Index(), config, asked)
 	config.AddCommandLine(s.args)
 	if len(conf) == 0 {
-		return loader, config, nil
+		return loader, nil
 	}
 	if err := os.MkdirAll(filepath.Dir(optionsFile), 0o755); err != nil {
-		return nil, nil, err
+		return nil, err
 	}
-	return loader, config, os.WriteFile(optionsFile, conf, 0o444)
+	return loader, os.WriteFile(optionsFile, conf, 0o444)
 }
 
 // options adds the parameters of the modules that are asked for to the
@@ -141,13 +142,18 @@ type module struct {
 // unused is the reason of a module that was not even tried.
 const unused = "nothing asks for it: it is in no list and no device here needs it"
 
-// An inventory follows what becomes of the modules of extensions.
+// An inventory follows what becomes of the modules of extensions and of the machine
+// configuration.
 type inventory struct {
 	loader *modules.Loader
-	config *modules.Config
 	from   map[string]string // module -> extension that brings it
-	asked  []layers.Module
+	asked  []layers.Module   // by extensions
+
+	mu     sync.Mutex
 	told   map[string]module // what the console was told
+	wanted []layers.Module   // by the machine configuration
+	given  map[string]bool   // modules that it gives parameters
+	own    map[string]bool   // modules that nothing but it has loaded
 }
 
 // facts are what the kernel and the processes next to this one know.
@@ -182,8 +188,8 @@ func (v *inventory) list(f facts) []module {
 	for name, extension := range v.from {
 		all[name] = module{Name: name, Extension: extension}
 	}
-	for _, a := range v.asked {
-		names, err := v.loader.Index().Resolve(a.Name)
+	for _, a := range slices.Concat(v.asked, v.wanted) {
+		names, err := v.loader.Resolve(a.Name)
 		if err != nil || len(names) == 0 {
 			names = []string{modalias.Fold(a.Name)}
 		}
@@ -224,7 +230,9 @@ func (v *inventory) outcome(name string, own map[string]modules.Report, f facts)
 			r = modules.Report{}
 		}
 		r.State = modules.Loaded
-		switch wanted := v.config.Parameters(name); {
+		switch wanted := v.loader.Parameters(name); {
+		case v.differs(name, r.Parameters, wanted) != "":
+			r.Reason = v.differs(name, r.Parameters, wanted)
 		case r.Reason != "":
 		case wanted != "" && r.Parameters == "":
 			r.Reason = "was in the kernel before its parameters were known: " + wanted
@@ -234,7 +242,7 @@ func (v *inventory) outcome(name string, own map[string]modules.Report, f facts)
 		return r
 	case v.loader.Index().Builtin(name):
 		r := modules.Report{State: modules.Builtin}
-		if p := v.config.Parameters(name); p != "" {
+		if p := v.loader.Parameters(name); p != "" {
 			r.Reason = "part of the kernel, which takes its parameters from the command line only: " + p
 		}
 		return r
@@ -257,6 +265,8 @@ func (v *inventory) update(c *console.Console, file string, all bool) ([]module,
 	if err != nil {
 		return nil, err
 	}
+	v.mu.Lock()
+	defer v.mu.Unlock()
 	list := v.list(f)
 	v.tell(c, list, all)
 	data, err := json.MarshalIndent(list, "", "  ")

@@ -99,7 +99,7 @@ func TestInventory(t *testing.T) {
 	if _, err := loader.LoadAlias("pci:black1"); err != nil {
 		t.Fatal(err)
 	}
-	v := &inventory{loader: loader, config: config, asked: asked,
+	v := &inventory{loader: loader, asked: asked,
 		from: map[string]string{"kilna": "a", "kilnb": "b", "idle": "a", "black": "b", "gone": "b", "kernels": "b"}}
 	f := facts{
 		inKernel: map[string]bool{"kilna": true, "kernels": true, "asked": true, "ext4": true},

@@ -52,6 +52,7 @@ func One() {
 				return err
 			}
 		}
+		sparing()
 		// Should this process die of what it cannot catch, the kernel restarts
 		// the machine too.
 		_ = os.WriteFile("/proc/sys/kernel/panic", []byte(strconv.Itoa(defaultPanic)), 0o644)

@@ -102,7 +102,7 @@ type start struct {
 // like f's.
 func run(first string, prepare func() error, arm func(*start), f func(*start) error) {
 	err := prepare()
-	device := console.OpenDevice("/dev/console", "/dev/kmsg")
+	device := console.OpenDevice("/dev/console", "/dev/kmsg", "/dev/tty1")
 	s := &start{console: console.New(device, console.SinceKernelStart), stage: first}
 	if line, err := os.ReadFile("/proc/cmdline"); err == nil {
 		s.args = cmdline.Parse(string(line))

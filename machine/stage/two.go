@@ -59,6 +59,11 @@ type Facts struct {
 	RunDir   string // for what other programs may know
 	Modules  string // file with what became of the extensions' modules
 	Layers   string // file with the layers
+	// Load loads the modules that the machine configuration asks for. What became of
+	// them is in Modules.
+	Load func([]layers.Module) error
+
+	Damaged map[string]string // what is wrong with partitions that are not mounted, by label
 }
 
 // A System is all that a node does besides keeping its devices and its disk.
@@ -97,15 +102,16 @@ func two(s *start, begin func(Facts) (System, error)) error {
 	if err != nil {
 		return err
 	}
-	loader, config, err := configure(s, modules.Directory("/", list.Release), asked)
+	loader, err := configure(s, modules.Directory("/", list.Release), asked)
 	if err != nil {
 		return err
 	}
-	inventory := &inventory{loader: loader, config: config, from: from.Modules, asked: asked}
+	inventory := &inventory{loader: loader, from: from.Modules, asked: asked}
 	devices, err := newDevices(loader, power.NewButtons(requests), s.watchdog)
 	if err != nil {
 		return err
 	}
+	links := devices.keepLinks(modules.Directory("/", list.Release))
 	if err := devices.coldplug(); err != nil {
 		return err
 	}
@@ -122,6 +128,7 @@ func two(s *start, begin func(Facts) (System, error)) error {
 	s.done(console.F("asked", strings.Join(names, ",")), console.F("failed", strings.Join(failed, ",")))
 
 	if _, ok := s.args.Get(argInstallDisk); ok {
+		links.Settle(linked)
 		return s.install(devices, children, requests)
 	}
 
@@ -153,15 +160,19 @@ func two(s *start, begin func(Facts) (System, error)) error {
 	} else {
 		s.done(console.F("name", name))
 	}
-	stateOn, err := s.keep("state", stateDir, onDisk, state, loader)
-	if err != nil {
-		return err
-	}
-	ephemeralOn, err := s.keep("ephemeral", ephemeralDir, onDisk, ephemeral, loader)
-	if err != nil {
-		return err
-	}
+	data := &volumes{start: s, children: children, loader: loader, damaged: map[string]string{}}
 	if onDisk {
+		data.disk = d.Name
+	}
+	stateOn, err := data.state(state)
+	if err != nil {
+		return err
+	}
+	ephemeralOn, err := data.ephemeral(ephemeral, state)
+	if err != nil {
+		return err
+	}
+	if onDisk && ephemeralOn != "" {
 		s.grow(ephemeral)
 	}
 
@@ -169,7 +180,10 @@ func two(s *start, begin func(Facts) (System, error)) error {
 	facts := Facts{
 		Args: s.args, Console: s.console, Children: children, Power: func(r power.Request) { requests <- r },
 		Version: list.Kiln, Release: list.Release, Slot: slot, StateDir: stateDir, Image: filepath.Join(runDir, configName),
-		RunDir: runDir, Modules: modulesFile, Layers: layersFile,
+		RunDir: runDir, Modules: modulesFile, Layers: layersFile, Damaged: data.damaged,
+		Load: func(wanted []layers.Module) error {
+			return inventory.want(s.console, filepath.Dir(optionsFile), modulesFile, wanted)
+		},
 	}
 	if d != nil {
 		facts.Disk = "/dev/" + d.Name
@@ -190,6 +204,7 @@ func two(s *start, begin func(Facts) (System, error)) error {
 	if err := devices.settle(); err != nil {
 		return err
 	}
+	links.Settle(linked)
 	found, err := inventory.update(s.console, modulesFile, true)
 	if err != nil {
 		return err
@@ -357,31 +372,6 @@ func loaderSays(args cmdline.Args, uefi bool) (slot, partGUID string, err error)
 		}
 	}
 	return slot, partGUID, nil
-}
-
-// keep mounts the partition on dir or, on a machine without a disk, memory. It
-// returns what it is on.
-func (s *start) keep(stage, dir string, onDisk bool, p disk.Partition, loader *modules.Loader) (on string, err error) {
-	s.begin(stage)
-	m := mount.FileSystem{Source: "tmpfs", Target: dir, Type: "tmpfs", Data: "mode=0755"}
-	on = "tmpfs"
-	if onDisk {
-		if !mount.Known("ext4") {
-			if err := loader.Load("ext4", ""); err != nil {
-				return "", err
-			}
-		}
-		m = mount.FileSystem{Source: p.Device, Target: dir, Type: "ext4"}
-		on = p.Name
-	}
-	if dir == stateDir {
-		m.Flags = unix.MS_NOSUID | unix.MS_NODEV
-	}
-	if err := mount.Mount(m); err != nil {
-		return "", err
-	}
-	s.done(console.F("on", on))
-	return on, nil
 }
 
 // configFrom says where the machine configuration is: on STATE, in the

@@ -52,6 +52,7 @@ func Collect(ctx context.Context, c v1alpha1.NodeClient, timeout time.Duration) 
 	fact(ctx, f, timeout, "disks", c.Disks, &v1alpha1.DisksRequest{})
 	fact(ctx, f, timeout, "modules", c.Modules, &v1alpha1.ModulesRequest{})
 	fact(ctx, f, timeout, "extensions", c.Extensions, &v1alpha1.ExtensionsRequest{})
+	fact(ctx, f, timeout, "hardening", c.Hardening, &v1alpha1.HardeningRequest{})
 	stream(ctx, f, timeout, "dmesg.txt", c.Dmesg, &v1alpha1.DmesgRequest{Tail: -1}, func(l *v1alpha1.DmesgLine) string {
 		return fmt.Sprintf("<%d>[%5d.%06d] %s", l.GetLevel(), l.GetMicroseconds()/1e6, l.GetMicroseconds()%1e6, l.GetMessage())
 	})
