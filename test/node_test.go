@@ -201,7 +201,15 @@ func isHardened(t *testing.T, admin remote) {
 		OK, Failed int
 		Results    []hardening.Result
 	}
-	admin.json(t, &reports, "hardening")
+	for range 60 { // all is set when the node has its configuration
+		admin.json(t, &reports, "hardening")
+		if slices.ContainsFunc(reports[0].Results, func(r hardening.Result) bool {
+			return r.Name == "kernel.kexec_load_disabled" && r.Verdict == hardening.OK
+		}) {
+			break
+		}
+		time.Sleep(time.Second)
+	}
 	if len(reports) != 1 || reports[0].OK < 100 {
 		t.Fatalf("hardening: %+v; want 100 recommendations to be met", reports)
 	}
