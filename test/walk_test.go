@@ -170,7 +170,7 @@ func refusesStrangers(t *testing.T, admin remote, dir string) {
 // yet to come, are refused.
 func forReaders() []string {
 	return []string{"Version", "Health", "Services", "Logs", "Dmesg", "Events", "Processes", "Containers", "Images", "Stats", "Memory", "Mounts",
-		"Disks", "Modules", "Extensions", "ConfigGet", "MetaList", "ReadFile", "ListDirectory"}
+		"Disks", "Modules", "Extensions", "Hardening", "ConfigGet", "MetaList", "ReadFile", "ListDirectory"}
 }
 
 func methods(t *testing.T) []protoreflect.MethodDescriptor {

@@ -13,6 +13,7 @@ import (
 	"github.com/spf13/cobra"
 
 	"github.com/kilnhq/kiln/api/v1alpha1"
+	"github.com/kilnhq/kiln/machine/api/client"
 	"github.com/kilnhq/kiln/machine/meta"
 )
 
@@ -44,6 +45,9 @@ func newNodeConfigGet(n *nodeFlags) *cobra.Command {
 	return &cobra.Command{
 		Use: "get", Short: "Print the machine configuration, with its secrets for admins only", Args: args(0, "no arguments"),
 		RunE: func(c *cobra.Command, _ []string) error {
+			if format, err := n.format(); err != nil || format != "table" {
+				return errors.Join(err, n.configDocuments(c, format))
+			}
 			return n.print(c, func(ctx context.Context, nc v1alpha1.NodeClient) ([]byte, error) {
 				m, err := nc.ConfigGet(ctx, &v1alpha1.ConfigGetRequest{})
 				if m.GetRedacted() {
@@ -53,6 +57,27 @@ func newNodeConfigGet(n *nodeFlags) *cobra.Command {
 			})
 		},
 	}
+}
+
+// configDocuments prints the configurations of all nodes as a list, each a text of its
+// own; the definition's bytes would be base64.
+func (n *nodeFlags) configDocuments(c *cobra.Command, format string) error {
+	list, err := n.targets()
+	if err != nil || format == "" {
+		return err
+	}
+	docs := make([]map[string]any, len(list))
+	failed := n.each(c.Context(), func(ctx context.Context, i int, t client.Target, nc v1alpha1.NodeClient) error {
+		ctx, cancel := context.WithTimeout(ctx, n.timeout)
+		defer cancel()
+		m, err := nc.ConfigGet(ctx, &v1alpha1.ConfigGetRequest{})
+		docs[i] = map[string]any{"node": t.Node, "config": string(m.GetConfig()), "source": m.GetSource(), "redacted": m.GetRedacted()}
+		if err != nil {
+			docs[i] = map[string]any{"node": t.Node, "error": client.Explain(t.Node, err).Error()}
+		}
+		return err
+	})
+	return errors.Join(printDocuments(c, format, docs), failed)
 }
 
 func newNodeConfigApply(n *nodeFlags) *cobra.Command {

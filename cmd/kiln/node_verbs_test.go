@@ -88,6 +88,10 @@ func TestNodeConfigAndFiles(t *testing.T) {
 	c := newCluster(t, "one")
 	c.want(t, "key: hunter2", "config", "get")
 	c.want(t, "key: (secret)", "config", "get", "--context", "reader")
+	document, _, err := c.run(t, "config", "get", "-o", "json")
+	if err != nil || !strings.Contains(document, `"config": "key: hunter2\n"`) || !strings.Contains(document, `"redacted": false`) {
+		t.Errorf("%s, %v", document, err)
+	}
 	file := filepath.Join(t.TempDir(), "machine.yaml")
 	if err := os.WriteFile(file, []byte("a: 2"), 0o600); err != nil {
 		t.Fatal(err)
