@@ -265,7 +265,7 @@ func TestFaultsOfConfigurationServer(t *testing.T) {
 		case 4:
 			_, _ = io.CopyN(w, zeros{}, 64<<20)
 		case 5:
-			fmt.Fprint(w, "\x7fELF\x02\x01\x01")
+			fmt.Fprint(w, "\x7fELF\xff\x01\x01")
 		default:
 			_, _ = w.Write(e.machine)
 		}

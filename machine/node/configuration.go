@@ -78,7 +78,7 @@ func (n *Node) policy(progress func(platform.Event)) platform.Policy {
 	p := platform.DefaultPolicy()
 	p.Jitter = rand.Float64
 	p.Validate = func(data []byte) error {
-		_, err := config.Parse(config.Placeholder, data)
+		_, err := config.Parse("configuration", data)
 		return err
 	}
 	p.Progress = progress
