@@ -1,6 +1,6 @@
 //go:build linux
 
-// Package api is the machine API of a node: the server that cmd/apid runs.
+// Package api is the machine API of a node: the server that machine/apid runs.
 //
 // The API itself is described in api/v1alpha1. The server speaks gRPC over TLS 1.3
 // with clients whose certificates the node's CA has issued; the role in a

@@ -20,11 +20,14 @@ type Bridge struct {
 	Config  string   // file with the network's plugins
 	Plugins []string // directories with the programs
 	Dir     string   // static.Dir
+
+	// Loopback brings the interface lo up for a process.
+	Loopback func(pid int) error
 }
 
 // Local returns the Bridge of a node.
 func Local() Bridge {
-	return Bridge{Config: "/etc/cni/net.d/10-kiln.conflist", Plugins: []string{"/usr/lib/cni", "/opt/cni/bin"}, Dir: static.Dir}
+	return Bridge{Config: "/etc/cni/net.d/10-kiln.conflist", Plugins: []string{"/usr/lib/cni", "/opt/cni/bin"}, Dir: static.Dir, Loopback: loopback}
 }
 
 // attached is what is kept of a container that has been attached, outside of its
@@ -48,9 +51,7 @@ func (b Bridge) attachment(c *static.Container) cni.Attachment {
 func (b Bridge) Attach(ctx context.Context, c *static.Container, pid int) error {
 	a := b.attachment(c)
 	a.Namespace = fmt.Sprintf("/proc/%d/ns/net", pid)
-	lo := a
-	lo.Interface = "lo"
-	if _, err := cni.Loopback(b.Plugins...).Add(ctx, lo); err != nil {
+	if err := b.Loopback(pid); err != nil {
 		return err
 	}
 	if c.Network != static.NetworkBridge {

@@ -192,7 +192,7 @@ func TestIdentify(t *testing.T) {
 func TestBridge(t *testing.T) {
 	dir := t.TempDir()
 	for name, text := range map[string]string{
-		"loopback": `echo '{"cniVersion":"1.0.0"}'`, "bridge": `echo '{"cniVersion":"1.0.0","ips":[]}'`, "portmap": `cat`,
+		"bridge": `echo '{"cniVersion":"1.0.0","ips":[]}'`, "portmap": `cat`,
 	} {
 		script := "#!/bin/sh\necho $CNI_COMMAND " + name + " $CNI_CONTAINERID $CNI_NETNS $CNI_IFNAME >>" + dir + "/calls\ncat >" + dir + "/" + name + ".in\n" +
 			strings.ReplaceAll(text, "cat", "cat "+dir+"/portmap.in") + "\n"
@@ -205,6 +205,8 @@ func TestBridge(t *testing.T) {
 		t.Fatal(err)
 	}
 	b := Bridge{Config: config, Plugins: []string{dir}, Dir: dir}
+	var up []int
+	b.Loopback = func(pid int) error { up = append(up, pid); return nil }
 	c := &static.Container{Name: "web", Network: static.NetworkBridge, Ports: []static.Port{{Host: 80, Container: 8080, Protocol: "tcp"}}}
 	if err := b.Attach(t.Context(), c, 12); err != nil {
 		t.Fatal(err)
@@ -224,8 +226,10 @@ func TestBridge(t *testing.T) {
 		t.Fatal(err)
 	}
 	calls, err := os.ReadFile(filepath.Join(dir, "calls"))
-	if want := `ADD loopback kiln-web /proc/12/ns/net lo
-ADD bridge kiln-web /proc/12/ns/net eth0
+	if !slices.Equal(up, []int{12}) {
+		t.Errorf("the loopback interfaces of %v are up, want that of 12", up)
+	}
+	if want := `ADD bridge kiln-web /proc/12/ns/net eth0
 ADD portmap kiln-web /proc/12/ns/net eth0
 DEL portmap kiln-web eth0
 DEL bridge kiln-web eth0

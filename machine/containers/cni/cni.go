@@ -67,11 +67,6 @@ func Load(name string, path ...string) (*Network, error) {
 	return n, nil
 }
 
-// Loopback is a network of a container alone.
-func Loopback(path ...string) *Network {
-	return &Network{"1.0.0", "lo", []map[string]any{{"type": "loopback"}}, path}
-}
-
 // A PortMapping leads from a port of the host to one of the container.
 type PortMapping struct {
 	HostPort      int    `json:"hostPort"`

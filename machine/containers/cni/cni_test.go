@@ -24,7 +24,11 @@ func TestParseErrors(t *testing.T) {
 	if _, err := Load(t.TempDir() + "/none"); err == nil {
 		t.Error("a file that is not there is read")
 	}
-	if _, err := Loopback("/none").Add(t.Context(), Attachment{}); err == nil || err.Error() != "CNI plugin loopback is in none of /none" {
+	n, err := Parse([]byte(`{"cniVersion":"1.0.0","name":"n","plugins":[{"type":"bridge"}]}`), "/none")
+	if err != nil {
+		t.Fatal(err)
+	}
+	if _, err := n.Add(t.Context(), Attachment{}); err == nil || err.Error() != "CNI plugin bridge is in none of /none" {
 		t.Errorf("%v", err)
 	}
 }

@@ -1,6 +1,6 @@
 //go:build linux
 
-package main
+package apid
 
 import (
 	"bufio"
@@ -32,8 +32,7 @@ const asApid = "KILN_TEST_APID"
 
 func TestMain(m *testing.M) {
 	if os.Getenv(asApid) == "1" {
-		main()
-		os.Exit(0)
+		os.Exit(Main())
 	}
 	os.Exit(m.Run())
 }

@@ -1,7 +1,7 @@
 //go:build linux
 
-// Containers is the node's client of containerd. PID 1 calls it: what it answers
-// is JSON, on its standard output.
+// Package command is the node's client of containerd as a program. PID 1 calls it:
+// what it answers is JSON, on its standard output.
 //
 //	containers [-namespace NAME] list               control.ContainerList
 //	containers [-namespace NAME] images             control.ImageList
@@ -10,7 +10,7 @@
 //	containers cache DIR REPORT                     the image cache, see machine/imagecache
 //	containers run NAME                             the static container of that name
 //	containers host NAME                            its program, without a container
-package main
+package command
 
 import (
 	"context"
@@ -33,7 +33,8 @@ import (
 // patience is how long a question may take, containerd's start included.
 const patience = 30 * time.Second
 
-func main() {
+// Main is the program; it returns its exit status.
+func Main() int {
 	ctx, stop := signal.NotifyContext(context.Background(), unix.SIGTERM, unix.SIGINT)
 	defer stop()
 	status, err := run(ctx, os.Args[1:])
@@ -41,7 +42,7 @@ func main() {
 		fmt.Fprintf(os.Stderr, "containers: %v\n", err)
 		status = failed
 	}
-	os.Exit(status)
+	return status
 }
 
 // failed is the exit status of what did not work; a container's own is what it

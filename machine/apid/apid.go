@@ -1,10 +1,10 @@
 //go:build linux
 
-// Apid is the server of a node's machine API. It runs as a user of its own,
-// without privilege, and asks PID 1 for what takes any.
+// Package apid is the server of a node's machine API as a program. It runs as a user
+// of its own, without privilege, and asks PID 1 for what takes any.
 //
 //	apid [-listen ADDRESS] [-control SOCKET]
-package main
+package apid
 
 import (
 	"context"
@@ -29,7 +29,8 @@ import (
 	"github.com/kilnhq/kiln/machine/nodeinfo"
 )
 
-func main() {
+// Main is the program; it returns its exit status.
+func Main() int {
 	listen := flag.String("listen", fmt.Sprintf(":%d", api.Port), "TCP `address` to listen on")
 	socket := flag.String("control", control.Socket, "`socket` of PID 1")
 	flag.Parse()
@@ -38,8 +39,9 @@ func main() {
 	log := slog.New(slog.NewTextHandler(os.Stderr, nil))
 	if err := run(ctx, log, *listen, *socket); err != nil {
 		fmt.Fprintf(os.Stderr, "apid: %v\n", err)
-		os.Exit(1)
+		return 1
 	}
+	return 0
 }
 
 func run(ctx context.Context, log *slog.Logger, listen, socket string) error {
