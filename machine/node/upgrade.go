@@ -22,6 +22,7 @@ import (
 	"github.com/kilnhq/kiln/internal/progress"
 	"github.com/kilnhq/kiln/machine/control"
 	"github.com/kilnhq/kiln/machine/installer"
+	"github.com/kilnhq/kiln/machine/installer/tool"
 	"github.com/kilnhq/kiln/machine/platform"
 	"github.com/kilnhq/kiln/machine/power"
 	"github.com/kilnhq/kiln/machine/slots"
@@ -123,7 +124,7 @@ func (n *Node) upgrade(ctx context.Context, r control.UpgradeRequest, image io.R
 	if err := os.Mkdir(temporary, 0o700); err != nil {
 		return "", err
 	}
-	_, err = installer.Run(ctx, n.options.Runner, img.Tool, args, temporary, func(e installer.Event) {
+	_, err = tool.Run(ctx, n.options.Runner, img.Tool, args, temporary, func(e tool.Event) {
 		switch {
 		case e.Progress():
 			// Who asks may be gone; then the context ends.

@@ -15,7 +15,7 @@ import (
 
 	"github.com/kilnhq/kiln/machine/cmdline"
 	"github.com/kilnhq/kiln/machine/console"
-	"github.com/kilnhq/kiln/machine/installer"
+	"github.com/kilnhq/kiln/machine/installer/tool"
 	"github.com/kilnhq/kiln/machine/medium"
 	"github.com/kilnhq/kiln/machine/modules"
 	"github.com/kilnhq/kiln/machine/mount"
@@ -168,7 +168,7 @@ func (s *start) kiln(children *reaper.Reaper, args []string) (string, error) {
 	}
 	ended := make(chan result, 1)
 	go func() {
-		out, err := installer.Run(context.Background(), children, programDir+"/"+medium.Tool, args, "/tmp", s.tenths())
+		out, err := tool.Run(context.Background(), children, programDir+"/"+medium.Tool, args, "/tmp", s.tenths())
 		ended <- result{out, err}
 	}()
 	// As long as the program lives the machine does: disks may take minutes to
@@ -195,9 +195,9 @@ func byArguments(message string) string {
 }
 
 // tenths returns a function that tells the console of what is worth telling.
-func (s *start) tenths() func(installer.Event) {
+func (s *start) tenths() func(tool.Event) {
 	tenth := int64(0)
-	return func(e installer.Event) {
+	return func(e tool.Event) {
 		switch {
 		case e.Progress():
 			if n := e.Done * 10 / e.Total; n > tenth {

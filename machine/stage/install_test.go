@@ -12,7 +12,7 @@ import (
 
 	"github.com/kilnhq/kiln/machine/cmdline"
 	"github.com/kilnhq/kiln/machine/console"
-	"github.com/kilnhq/kiln/machine/installer"
+	"github.com/kilnhq/kiln/machine/installer/tool"
 	"github.com/kilnhq/kiln/machine/power"
 )
 
@@ -72,7 +72,7 @@ func TestFollow(t *testing.T) {
 	var out bytes.Buffer
 	s := &start{console: console.New(&out, func() time.Duration { return 0 })}
 	in := strings.NewReader(said.String())
-	if got, want := installer.Follow(in, s.tenths()), "/dev/sda: not empty; use --force to overwrite it\n  and more"; got != want || in.Len() > 0 {
+	if got, want := tool.Follow(in, s.tenths()), "/dev/sda: not empty; use --force to overwrite it\n  and more"; got != want || in.Len() > 0 {
 		t.Errorf("%q with %d bytes left, want %q and none", got, in.Len(), want)
 	}
 	var want strings.Builder

@@ -1,6 +1,9 @@
 //go:build linux
 
-package installer
+// Package tool runs the kiln of an installer image, or of an installation medium, on
+// a node, and follows its progress. It is apart from package installer, which also
+// pulls images: the initramfs has this one.
+package tool
 
 import (
 	"bufio"
