@@ -182,6 +182,7 @@ func TestFaults(t *testing.T) {
 // an error and then not at all, takes a configuration from whoever has its
 // fingerprint. It says that it cannot keep it, and leaves STATE as it is.
 func TestFaultsWithoutState(t *testing.T) {
+	full(t)
 	t.Parallel()
 	disk, port := copySparse(t, oracle.Artifact(t, "KILN_IMAGE")), freePort(t)
 	e := enrol(t, "stateless", port)

@@ -174,6 +174,7 @@ func TestImageCache(t *testing.T) {
 // A node that runs from an ISO image has the images of that. One that is damaged is
 // told of; everything else goes on.
 func TestImageCacheISO(t *testing.T) {
+	full(t)
 	t.Parallel()
 	if testing.Short() {
 		t.Skip("SKIPPED: boots a machine")

@@ -376,7 +376,7 @@ func walk(t *testing.T, node v1alpha1.NodeClient, dir string, devices bool) (fil
 			if !slices.Contains([]string{"/tmp", "/dev/shm", "/dev/mqueue"}, i.GetPath()) {
 				t.Errorf("%s: mode %o, which everybody may write to", i.GetPath(), mode)
 			}
-		case kind == device && devices && slices.Contains([]string{"null", "zero", "full", "random", "urandom", "tty", "ptmx", "tun", "fuse", "vsock", "vhost-vsock"}, path.Base(i.GetPath())):
+		case kind == device && devices && slices.Contains([]string{"null", "zero", "full", "random", "urandom", "tty", "ptmx", "tun", "fuse", "vfio", "vsock", "vhost-vsock"}, path.Base(i.GetPath())):
 		default:
 			t.Errorf("%s: mode %o, which everybody may write to", i.GetPath(), mode)
 		}
