@@ -13,6 +13,7 @@ import (
 
 	"github.com/kilnhq/kiln/imager/extent"
 	"github.com/kilnhq/kiln/imager/vm"
+	"github.com/kilnhq/kiln/internal/imagename"
 	"github.com/kilnhq/kiln/internal/ocilayout"
 	"github.com/kilnhq/kiln/internal/oracle"
 	"github.com/kilnhq/kiln/rootfs"
@@ -140,7 +141,7 @@ func TestImageCache(t *testing.T) {
 	disk := filepath.Join(dir, "disk.raw")
 	run(t, kiln, "build", "metal", "--base", oracle.Artifact(t, "KILN_BASE_CONTAINERS"), "--image-cache", cachedImage(t, dir, "greet:1", "hello", program),
 		"--config", filepath.Join(dir, "config/machine.yaml"), "--size", "2GiB", "--no-sidecars", "--output", disk)
-	if out := run(t, kiln, "inspect", disk); !regexp.MustCompile(`6 +IMAGECACHE .* ext4`).MatchString(out) || !strings.Contains(out, "docker.io/library/greet:1  sha256:") {
+	if out := run(t, kiln, "inspect", disk); !regexp.MustCompile(`6 +IMAGECACHE .* ext4`).MatchString(out) || !strings.Contains(out, hub()+"/library/greet:1  sha256:") {
 		t.Errorf("inspect:\n%s", out)
 	}
 
@@ -151,7 +152,7 @@ func TestImageCache(t *testing.T) {
 	if f := importedImages(t, admin, m, 1); f["images"] != "1" || f["imported"] != "1" || f["failed"] != "0" {
 		t.Errorf("%v, want one image imported", f)
 	}
-	for namespace, want := range map[string][]string{"system": {"docker.io/library/greet:1"}, "k8s.io": {"docker.io/library/greet:1", "docker.io/library/greet@sha256:"}} {
+	for namespace, want := range map[string][]string{"system": {hub() + "/library/greet:1"}, "k8s.io": {hub() + "/library/greet:1", hub() + "/library/greet@sha256:"}} {
 		out := admin.run(t, "images", "--namespace", namespace)
 		for _, name := range want {
 			if !strings.Contains(out, name) {
@@ -211,4 +212,10 @@ func TestImageCacheISO(t *testing.T) {
 		t.Error("the console does not say what is damaged")
 	}
 	shutdown(t, ctx, m)
+}
+
+// hub is the registry of names that name none.
+func hub() string {
+	registry, _ := imagename.Default()
+	return registry
 }

@@ -68,7 +68,7 @@ type Source struct {
 
 // Image is one image of a cache.
 type Image struct {
-	Name   string // with registry and tag, as containerd has it: docker.io/library/nginx:1.29
+	Name   string // with registry and tag, as package imagename writes it
 	Digest string // sha256:… of its manifest, or of its index
 	Size   int64  // bytes of its blobs, those included that it shares with others
 	From   string // the source

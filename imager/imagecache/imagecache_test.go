@@ -24,6 +24,7 @@ import (
 	"github.com/google/go-containerregistry/pkg/v1/validate"
 
 	"github.com/kilnhq/kiln/imager/extent"
+	"github.com/kilnhq/kiln/internal/imagename"
 	"github.com/kilnhq/kiln/internal/ocilayout"
 	"github.com/kilnhq/kiln/rootfs/ociimage"
 	"github.com/kilnhq/kiln/rootfs/tree"
@@ -196,7 +197,7 @@ func TestLayoutIsValid(t *testing.T) {
 	for i, want := range []struct {
 		name   string
 		digest v1.Hash
-	}{{"docker.io/library/two:2", hash(t, two)}, {"example.com/one:1", hash(t, one)}} {
+	}{{hub() + "/library/two:2", hash(t, two)}, {"example.com/one:1", hash(t, one)}} {
 		d := m.Manifests[i]
 		if d.Annotations[AnnotationName] != want.name || d.Digest != want.digest || d.Platform.String() != "linux/amd64" || c.Images[i].Name != want.name {
 			t.Errorf("image %d is %+v, want %s, %s", i, d, want.name, want.digest)
@@ -298,18 +299,18 @@ func TestNames(t *testing.T) {
 		names   string
 		err     string
 	}{
-		{[]Source{{Path: writeLayout(t, map[string]v1.Image{"nginx:1.29": one})}}, "docker.io/library/nginx:1.29", ""},
-		{[]Source{{Name: "nginx", Path: writeLayout(t, map[string]v1.Image{"x:1": one})}}, "docker.io/library/nginx:latest", ""},
+		{[]Source{{Path: writeLayout(t, map[string]v1.Image{"nginx:1.29": one})}}, hub() + "/library/nginx:1.29", ""},
+		{[]Source{{Name: "nginx", Path: writeLayout(t, map[string]v1.Image{"x:1": one})}}, hub() + "/library/nginx:latest", ""},
 		{[]Source{{Name: "localhost:5000/a/b:c", Path: writeLayout(t, map[string]v1.Image{"": one})}}, "localhost:5000/a/b:c", ""},
-		{[]Source{{Name: "x@" + h, Path: writeLayout(t, map[string]v1.Image{"": one})}}, "docker.io/library/x@" + h, ""},
-		{[]Source{{Path: writeLayout(t, map[string]v1.Image{"x:1": one})}, {Path: writeLayout(t, map[string]v1.Image{"x:1": one, "x:2": one})}}, "docker.io/library/x:1 docker.io/library/x:2", ""},
+		{[]Source{{Name: "x@" + h, Path: writeLayout(t, map[string]v1.Image{"": one})}}, hub() + "/library/x@" + h, ""},
+		{[]Source{{Path: writeLayout(t, map[string]v1.Image{"x:1": one})}, {Path: writeLayout(t, map[string]v1.Image{"x:1": one, "x:2": one})}}, hub() + "/library/x:1 " + hub() + "/library/x:2", ""},
 		{[]Source{{Path: writeLayout(t, map[string]v1.Image{"": one})}}, "", "no usable name for an image: " + h + " says none; give it as NAME="},
 		{[]Source{{Path: writeLayout(t, map[string]v1.Image{"1.29": one})}}, "", ""},
 		{[]Source{{Path: writeLayout(t, map[string]v1.Image{"latest": one})}}, "", "no usable name for an image: " + h + ` has only the tag "latest"; give it as NAME:latest=`},
 		{[]Source{{Name: "A b", Path: writeLayout(t, map[string]v1.Image{"": one})}}, "", "no usable name for an image: " + h + ": could not parse reference: A b"},
 		{[]Source{{Name: "x", Path: writeLayout(t, map[string]v1.Image{"x:1": one, "x:2": two})}}, "", "no usable name for an image: x= is for one image, there are 2 for linux/amd64; leave the name out"},
 		{[]Source{{Name: "x", Path: writeLayout(t, map[string]v1.Image{"": one})}, {Name: "x:latest", Path: writeLayout(t, map[string]v1.Image{"": two})}}, "",
-			"no usable name for an image: docker.io/library/x:latest is " + hash(t, two).String() + ", and " + h + " in "},
+			"no usable name for an image: " + hub() + "/library/x:latest is " + hash(t, two).String() + ", and " + h + " in "},
 	} {
 		got, err := Open(t.Context(), "amd64", c.sources)
 		if c.names == "" {
@@ -467,4 +468,10 @@ func FuzzTar(f *testing.F) {
 			t.Fatalf("read again: %v", err)
 		}
 	})
+}
+
+// hub is the registry of names that name none.
+func hub() string {
+	registry, _ := imagename.Default()
+	return registry
 }

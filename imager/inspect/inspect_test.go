@@ -13,6 +13,7 @@ import (
 	"github.com/kilnhq/kiln/imager/extent"
 	"github.com/kilnhq/kiln/imager/gpt"
 	"github.com/kilnhq/kiln/imager/grub"
+	"github.com/kilnhq/kiln/internal/imagename"
 	"github.com/kilnhq/kiln/machine/layers"
 	"github.com/kilnhq/kiln/rootfs/tree"
 )
@@ -115,7 +116,7 @@ func FuzzRead(f *testing.F) {
 func TestContainerImages(t *testing.T) {
 	const digest = "sha256:ed7002b439e9ac845f22357d822bac1444730fbdb6016d3ec9432297b9ec9f73"
 	for _, c := range []struct{ index, want, err string }{
-		{`{"schemaVersion":2,"manifests":[{"digest":"` + digest + `","annotations":{"io.containerd.image.name":"docker.io/library/x:1"}}]}`, "docker.io/library/x:1", ""},
+		{`{"schemaVersion":2,"manifests":[{"digest":"` + digest + `","annotations":{"io.containerd.image.name":"` + hub() + `/library/x:1"}}]}`, hub() + "/library/x:1", ""},
 		{"{", "", "partition 1 (IMAGECACHE): index.json: "},
 		{"", "", "partition 1 (IMAGECACHE): index.json: "},
 	} {
@@ -148,8 +149,14 @@ func TestContainerImages(t *testing.T) {
 			t.Fatalf("%q: %+v, %v", c.index, img, err)
 		}
 		var text strings.Builder
-		if err := img.WriteText(&text); err != nil || !strings.Contains(text.String(), "container image  docker.io/library/x:1  sha256:ed7002b439e9\n") {
+		if err := img.WriteText(&text); err != nil || !strings.Contains(text.String(), "container image  "+hub()+"/library/x:1  sha256:ed7002b439e9\n") {
 			t.Errorf("%v:\n%s", err, text.String())
 		}
 	}
+}
+
+// hub is the registry of names that name none.
+func hub() string {
+	registry, _ := imagename.Default()
+	return registry
 }

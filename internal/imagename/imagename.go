@@ -8,15 +8,23 @@ import (
 	"github.com/google/go-containerregistry/pkg/name"
 )
 
+// Default returns the registry of names that name none, as containerd writes it, and
+// the host that answers for it, which has another name.
+func Default() (registry, host string) {
+	registry = strings.TrimPrefix(name.DefaultRegistry, "index.") // which the library puts before it
+	return registry, "registry-1." + registry
+}
+
 // Whole returns the name of an image with registry, and tag or digest: nginx is
-// docker.io/library/nginx:latest.
+// REGISTRY/library/nginx:latest, with the one of Default.
 func Whole(image string) (string, error) {
 	ref, err := name.ParseReference(image)
 	if err != nil {
 		return "", err
 	}
-	if ref.Context().RegistryStr() == name.DefaultRegistry { // which the library calls otherwise
-		return strings.TrimPrefix(ref.Name(), "index."), nil
+	if rest, ok := strings.CutPrefix(ref.Name(), name.DefaultRegistry+"/"); ok {
+		registry, _ := Default()
+		return registry + "/" + rest, nil
 	}
 	return ref.Name(), nil
 }

@@ -28,6 +28,7 @@ import (
 	"github.com/kilnhq/kiln/imager/base"
 	"github.com/kilnhq/kiln/imager/extent"
 	"github.com/kilnhq/kiln/imager/imagecache"
+	"github.com/kilnhq/kiln/internal/imagename"
 	"github.com/kilnhq/kiln/internal/oracle"
 	report "github.com/kilnhq/kiln/machine/imagecache"
 	"github.com/kilnhq/kiln/rootfs/ociimage"
@@ -227,8 +228,8 @@ func TestImportCache(t *testing.T) {
 		t.Fatal(err)
 	}
 	for namespace, want := range map[string][]string{
-		System:     {"docker.io/library/many:2", "example.com:5000/one:1"},
-		Kubernetes: {"docker.io/library/many:2", "docker.io/library/many@" + digest.String(), "example.com:5000/one:1", "example.com:5000/one@" + h.String()},
+		System:     {hub() + "/library/many:2", "example.com:5000/one:1"},
+		Kubernetes: {hub() + "/library/many:2", hub() + "/library/many@" + digest.String(), "example.com:5000/one:1", "example.com:5000/one@" + h.String()},
 	} {
 		c := client(t, socket, namespace)
 		collect(t, c)
@@ -256,7 +257,7 @@ func TestImportCache(t *testing.T) {
 	// What is unpacked when it is needed stays, too.
 	c := client(t, socket, System)
 	lock := filepath.Join(t.TempDir(), "lock")
-	for _, name := range []string{"docker.io/library/many:2", "example.com:5000/one:1"} {
+	for _, name := range []string{hub() + "/library/many:2", "example.com:5000/one:1"} {
 		for range 2 {
 			if err := c.Unpack(t.Context(), name, lock); err != nil {
 				t.Fatal(err)
@@ -312,17 +313,17 @@ func TestImportBrokenCache(t *testing.T) {
 			t.Fatal(err)
 		}
 		all := states(t, socket, dir)
-		if i := all["docker.io/library/broken:1"]; i.State != report.Failed || !strings.Contains(i.Error, c.want) {
+		if i := all[hub()+"/library/broken:1"]; i.State != report.Failed || !strings.Contains(i.Error, c.want) {
 			t.Errorf("%+v, want %s…", i, c.want)
 		}
-		if i := all["docker.io/library/good:1"]; i.State == report.Failed || i.State == "" {
+		if i := all[hub()+"/library/good:1"]; i.State == report.Failed || i.State == "" {
 			t.Errorf("%+v", i)
 		}
 		if err := os.WriteFile(file(c.h), good, 0o644); err != nil {
 			t.Fatal(err)
 		}
 	}
-	if i := states(t, socket, dir)["docker.io/library/broken:1"]; i.State != report.Imported {
+	if i := states(t, socket, dir)[hub()+"/library/broken:1"]; i.State != report.Imported {
 		t.Errorf("made whole it is %+v", i)
 	}
 	if err := os.WriteFile(filepath.Join(dir, "index.json"), []byte("{"), 0o644); err != nil {
@@ -341,7 +342,7 @@ func TestImportNewerCache(t *testing.T) {
 	var own string
 	for _, namespace := range []string{System, Kubernetes} {
 		c := client(t, socket, namespace)
-		y, err := c.images.Get(t.Context(), &imageapi.GetImageRequest{Name: "docker.io/library/y:1"})
+		y, err := c.images.Get(t.Context(), &imageapi.GetImageRequest{Name: hub() + "/library/y:1"})
 		if err != nil {
 			t.Fatal(err)
 		}
@@ -360,7 +361,7 @@ func TestImportNewerCache(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	if x, y := all["docker.io/library/x:1"], all["docker.io/library/y:1"]; x.State != report.Imported || y.State != report.Kept {
+	if x, y := all[hub()+"/library/x:1"], all[hub()+"/library/y:1"]; x.State != report.Imported || y.State != report.Kept {
 		t.Errorf("%+v, %+v", x, y)
 	}
 	images, err := client(t, socket, Kubernetes).Images(t.Context())
@@ -368,7 +369,7 @@ func TestImportNewerCache(t *testing.T) {
 		t.Fatal(err)
 	}
 	for _, i := range images {
-		if want := map[string]string{"docker.io/library/x:1": h.String(), "docker.io/library/y:1": own}[i.Name]; want != "" && i.Digest != want {
+		if want := map[string]string{hub() + "/library/x:1": h.String(), hub() + "/library/y:1": own}[i.Name]; want != "" && i.Digest != want {
 			t.Errorf("%s is %s, want %s", i.Name, i.Digest, want)
 		}
 	}
@@ -382,4 +383,10 @@ func TestImportWithoutContainerd(t *testing.T) {
 	if _, err := ImportCache(ctx, filepath.Join(t.TempDir(), "none"), dir); err == nil {
 		t.Error("no error")
 	}
+}
+
+// hub is the registry of names that name none.
+func hub() string {
+	registry, _ := imagename.Default()
+	return registry
 }

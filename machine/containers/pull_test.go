@@ -120,7 +120,7 @@ func TestPull(t *testing.T) {
 // containerd takes the credentials of a configuration over into its own.
 func TestDaemonCredentials(t *testing.T) {
 	path, dir := program(t)
-	c, err := config.Parse("config", []byte("apiVersion: v1alpha1\nkind: Registry\nname: docker.io\nauth: {username: node, password: 'pass\"word\\'}\n"+
+	c, err := config.Parse("config", []byte("apiVersion: v1alpha1\nkind: Registry\nname: "+hub()+"\nauth: {username: node, password: 'pass\"word\\'}\n"+
 		"---\napiVersion: v1alpha1\nkind: Registry\nname: example.com:5000\nauth: {identityToken: tok}\n"))
 	if err != nil {
 		t.Fatal(err)
@@ -140,7 +140,7 @@ func TestDaemonCredentials(t *testing.T) {
 	text := strings.Join(strings.Fields(string(out)), " ")
 	for _, want := range []string{
 		`config_path = '/etc/containerd/certs.d'`,
-		`registry.configs.'registry-1.docker.io'.auth] username = 'node' password = 'pass"word\'`,
+		`registry.configs.'registry-1.`+hub()+`'.auth] username = 'node' password = 'pass"word\'`,
 		`registry.configs.'example.com:5000'.auth] username = '' password = '' auth = '' identitytoken = 'tok'`,
 	} {
 		if !strings.Contains(text, want) {

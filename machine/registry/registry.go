@@ -12,7 +12,6 @@ package registry
 
 import (
 	"bytes"
-	"cmp"
 	"encoding/json"
 	"fmt"
 	"net"
@@ -20,6 +19,7 @@ import (
 	"slices"
 	"strings"
 
+	"github.com/kilnhq/kiln/internal/imagename"
 	"github.com/kilnhq/kiln/machine/config"
 )
 
@@ -41,11 +41,13 @@ const (
 	defaultDir = "_default"
 )
 
-// Docker's registry is not where its name says.
-const (
-	dockerName = "docker.io"
-	dockerHost = "registry-1.docker.io"
-)
+// answering returns the host that answers for a registry.
+func answering(registry string) string {
+	if standard, host := imagename.Default(); registry == standard {
+		return host
+	}
+	return registry
+}
 
 // Hosts returns the files of HostsDir, by their paths in it.
 func Hosts(c *config.Config) map[string][]byte {
@@ -86,7 +88,7 @@ func hosts(r *config.Registry, byHost map[string]*config.Registry) []byte {
 		fmt.Fprintf(&b, "server = %s\ncapabilities = ['pull', 'resolve']\n", quote(last.URL))
 		server(&b, "", r, last, byHost)
 	case r.Name != anyHost && (r.CA != "" || r.InsecureSkipVerify):
-		fmt.Fprintf(&b, "server = %s\n", quote("https://"+cmp.Or(map[string]string{dockerName: dockerHost}[r.Name], r.Name)))
+		fmt.Fprintf(&b, "server = %s\n", quote("https://"+answering(r.Name)))
 		verification(&b, "", r, r)
 	default:
 		verification(&b, "", r, r)
@@ -184,8 +186,8 @@ func credentials(c *config.Config) map[string]Credentials {
 			a.IdentityToken = r.Auth.IdentityToken.Reveal()
 		}
 		all[r.Name] = a
-		if r.Name == dockerName {
-			all[dockerHost] = a
+		if host := answering(r.Name); host != r.Name {
+			all[host] = a
 		}
 	}
 	return all

@@ -10,6 +10,7 @@ import (
 	"strings"
 	"testing"
 
+	"github.com/kilnhq/kiln/internal/imagename"
 	"github.com/kilnhq/kiln/machine/config"
 )
 
@@ -18,13 +19,14 @@ const pem = "-----BEGIN CERTIFICATE-----\nMA==\n-----END CERTIFICATE-----\n"
 
 // A Client for containerd's own reading of these is in machine/containers.
 func TestHosts(t *testing.T) {
+	hub, host := imagename.Default()
 	c := &config.Config{Registries: []config.Registry{
 		{Name: "registry.example.com", Mirrors: []config.Mirror{{URL: "https://mirror.example.com:5000"}, {URL: "http://cache.example.com/v2/proxy", OverridePath: true}}},
 		{Name: "mirror.example.com:5000", CA: pem},
 		{Name: "only.example.com", NoFallback: true, CA: pem, Mirrors: []config.Mirror{{URL: "https://one.example.com"}, {URL: "https://two.example.com:443"}}},
 		{Name: "two.example.com", InsecureSkipVerify: true},
 		{Name: "one.example.com:443", CA: pem},
-		{Name: "docker.io", CA: pem},
+		{Name: hub, CA: pem},
 		{Name: "plain.example.com"},
 		{Name: "*", Mirrors: []config.Mirror{{URL: `https://any.example.com/a"b\c`}}},
 	}}
@@ -57,10 +59,10 @@ skip_verify = true
 ca = "ca.crt"
 `,
 		"one.example.com:443/ca.crt": pem,
-		"docker.io/hosts.toml": first + `server = "https://registry-1.docker.io"
+		hub + "/hosts.toml": first + `server = "https://` + host + `"
 ca = "ca.crt"
 `,
-		"docker.io/ca.crt":             pem,
+		hub + "/ca.crt":                pem,
 		"plain.example.com/hosts.toml": first,
 		"_default/hosts.toml": first + `
 [host."https://any.example.com/a\"b\\c"]
@@ -79,9 +81,10 @@ ca = "ca.crt"
 }
 
 func TestCredentials(t *testing.T) {
+	hub, host := imagename.Default()
 	c, err := config.Parse("config", []byte(`apiVersion: v1alpha1
 kind: Registry
-name: docker.io
+name: `+hub+`
 auth: {username: "a\"b", password: "c\\d\ne"}
 ---
 apiVersion: v1alpha1
@@ -102,11 +105,11 @@ version = 4
 [plugins.'io.containerd.cri.v1.images'.registry.configs."b.example.com".auth]
   identitytoken = "tok"
 
-[plugins.'io.containerd.cri.v1.images'.registry.configs."docker.io".auth]
+[plugins.'io.containerd.cri.v1.images'.registry.configs."` + hub + `".auth]
   username = "a\"b"
   password = "c\\d\u000Ae"
 
-[plugins.'io.containerd.cri.v1.images'.registry.configs."registry-1.docker.io".auth]
+[plugins.'io.containerd.cri.v1.images'.registry.configs."` + host + `".auth]
   username = "a\"b"
   password = "c\\d\u000Ae"
 `
@@ -114,7 +117,7 @@ version = 4
 		t.Errorf("%s\nwant\n%s", got, want)
 	}
 	const one = `{"username":"a\"b","password":"c\\d\ne"}`
-	if got, want := string(Client(c)), `{"b.example.com":{"identityToken":"tok"},"docker.io":`+one+`,"registry-1.docker.io":`+one+"}\n"; got != want {
+	if got, want := string(Client(c)), `{"b.example.com":{"identityToken":"tok"},"`+hub+`":`+one+`,"`+host+`":`+one+"}\n"; got != want {
 		t.Errorf("%s\nwant\n%s", got, want)
 	}
 	if none := new(config.Config); Daemon(none) != nil || Client(none) != nil {

@@ -124,7 +124,7 @@ func Configured(s *config.Service) Workload {
 }
 
 // canonical returns the whole name of an image, as containerd wants it and gives it
-// to those that it brings in: nginx is docker.io/library/nginx:latest.
+// to those that it brings in, see package imagename.
 func canonical(image string) string {
 	whole, err := imagename.Whole(image)
 	if err != nil { // config.Parse refuses it

@@ -5,6 +5,7 @@ import (
 	"testing"
 	"time"
 
+	"github.com/kilnhq/kiln/internal/imagename"
 	"github.com/kilnhq/kiln/machine/config"
 	"github.com/kilnhq/kiln/machine/containers/static"
 	"github.com/kilnhq/kiln/machine/extservice"
@@ -113,12 +114,18 @@ func TestAll(t *testing.T) {
 func TestCanonical(t *testing.T) {
 	const digest = "@sha256:e3b0c44298fc1c149afbf4c8996fb92427ae41e4649b934ca495991b7852b855"
 	for image, want := range map[string]string{
-		"nginx": "docker.io/library/nginx:latest", "nginx:1.29": "docker.io/library/nginx:1.29", "a/b": "docker.io/a/b:latest",
-		"docker.io/a/b:1": "docker.io/a/b:1", "example.org/a:1": "example.org/a:1", "localhost:5000/a": "localhost:5000/a:latest",
+		"nginx": hub() + "/library/nginx:latest", "nginx:1.29": hub() + "/library/nginx:1.29", "a/b": hub() + "/a/b:latest",
+		hub() + "/a/b:1": hub() + "/a/b:1", "example.org/a:1": "example.org/a:1", "localhost:5000/a": "localhost:5000/a:latest",
 		"example.org/a" + digest: "example.org/a" + digest, "example.org/a:1" + digest: "example.org/a" + digest, "NO": "NO",
 	} {
 		if got := canonical(image); got != want {
 			t.Errorf("%s: %s, want %s", image, got, want)
 		}
 	}
+}
+
+// hub is the registry of names that name none.
+func hub() string {
+	registry, _ := imagename.Default()
+	return registry
 }
