@@ -140,7 +140,7 @@ func TestDaemonCredentials(t *testing.T) {
 	text := strings.Join(strings.Fields(string(out)), " ")
 	for _, want := range []string{
 		`config_path = '/etc/containerd/certs.d'`,
-		`registry.configs.'registry-1.`+hub()+`'.auth] username = 'node' password = 'pass"word\'`,
+		`registry.configs.'registry-1.` + hub() + `'.auth] username = 'node' password = 'pass"word\'`,
 		`registry.configs.'example.com:5000'.auth] username = '' password = '' auth = '' identitytoken = 'tok'`,
 	} {
 		if !strings.Contains(text, want) {
