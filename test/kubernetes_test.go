@@ -177,7 +177,7 @@ func newKubeNode(t *testing.T, patience time.Duration, memory int, images []stri
 	n.machine, n.contexts = filepath.Join(n.dir, "machine.yaml"), filepath.Join(n.dir, "client.yaml")
 	config := n.with(t, documents)
 	disk := filepath.Join(n.dir, "disk.raw")
-	args := []string{"build", "metal", "--progress", "none", "--no-sidecars", "--base", oracle.Artifact(t, "KILN_BASE"),
+	args := []string{"build", "metal", "--progress", "none", "--no-sidecars", "--base", oracle.Artifact(t, "KILN_BASE_CONTAINERS"),
 		"--extension", oracle.Artifact(t, "KILN_KUBERNETES"), "--config", config, "--size", "8GiB", "--output", disk}
 	for _, i := range images {
 		args = append(args, "--image-cache", i)
