@@ -147,7 +147,7 @@ func TestFaults(t *testing.T) {
 	}
 	e.admin.fails(t, "EPHEMERAL", "cannot be repaired", "nothing is mounted on /var", "kiln.reset=ephemeral")
 	e.admin.fails(t, "META", "damaged")
-	e.admin.fails(t, "modules", "no_such_module, which the configuration names")
+	e.admin.fails(t, "modules", "no_such_module: there is no module")
 	e.admin.fails(t, "network", "eth1")
 	notes(t, m, e.admin, "nothing is mounted on /var", "no_such_module", "the clock showed 1970-01-01")
 	for _, want := range []string{"STATE: the kernel has found errors in it; it is checked", "EPHEMERAL: e2fsck: "} {

@@ -35,6 +35,9 @@ func TestContainerHost(t *testing.T) {
 			if testing.Short() {
 				t.Skip("SKIPPED: boots a machine")
 			}
+			if layers == "boot" {
+				full(t)
+			}
 			t.Parallel()
 			dir := t.TempDir()
 			disk := filepath.Join(dir, "metal.raw")

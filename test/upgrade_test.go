@@ -153,6 +153,9 @@ func TestRollbackOfPanic(t *testing.T) {
 func TestRollbackOfHang(t *testing.T) {
 	for _, f := range firmwares {
 		t.Run(string(f), func(t *testing.T) {
+			if f == vm.UEFI {
+				full(t)
+			}
 			t.Parallel()
 			disk := upgrade(t, "kiln.hang=devices", "kiln.watchdog=15")
 			if console := fallsBack(t, disk, f); strings.Count(console, "kiln.hang=devices: the start stops here") != 3 || strings.Count(console, "softdog: Initiating system reboot") != 3 {

@@ -168,7 +168,10 @@ func TestFaults(t *testing.T) {
 		t.Run(c.name, func(t *testing.T) {
 			synctest.Test(t, func(t *testing.T) {
 				n := newNetwork(t)
-				defer n.close()
+				defer func() {
+					n.close()
+					time.Sleep(time.Minute) // those that have hijacked a connection see it at their next write
+				}()
 				var count atomic.Int64
 				n.serve(serverName, http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
 					count.Add(1)
