@@ -109,7 +109,7 @@ func TestProgramWithC(t *testing.T) {
 	oracle.Tool(t, "musl-gcc")
 	cpu, err := muslArch(runtime.GOARCH)
 	if err != nil {
-		t.Skip(err)
+		t.Skipf("SKIPPED: %v", err)
 	}
 	var got []string
 	for range 2 {

@@ -189,7 +189,7 @@ func newKubeNode(t *testing.T, patience time.Duration, memory int, images []stri
 		ports[from] = to
 	}
 	n.endpoint, n.began = fmt.Sprintf("127.0.0.1:%d", port), time.Now()
-	n.ctx, n.Machine = startWithin(t, patience, vm.Config{Image: disk, Firmware: vm.BIOS, Memory: memory, Forward: ports})
+	n.ctx, n.Machine = startWithin(t, patience, vm.Config{Image: disk, Firmware: vm.BIOS, CPUs: 2, Memory: memory, Forward: ports})
 	ready(t, n.ctx, n.Machine)
 	return n
 }
@@ -285,7 +285,7 @@ cluster:
   controllerManager: {extraArgs: [{name: leader-elect, value: "false"}]}
   scheduler: {extraArgs: [{name: leader-elect, value: "false"}]}
 init:
-  nodeRegistration: {taints: [], ignorePreflightErrors: [NumCPU]} # the tests' machines have one
+  nodeRegistration: {taints: []}
   timeouts: {controlPlaneComponentHealthCheck: 30m, kubeletHealthCheck: 30m, kubernetesAPICall: 10m, etcdAPICall: 10m}
 `
 

@@ -87,7 +87,7 @@ func (c Config) arguments(a arch, f files) []string {
 	}
 	args := []string{
 		"-nodefaults", "-no-user-config",
-		"-machine", a.machine, "-accel", c.Accel, "-cpu", cpu, "-smp", "1", "-m", fmt.Sprint(c.Memory),
+		"-machine", a.machine, "-accel", c.Accel, "-cpu", cpu, "-smp", fmt.Sprint(c.CPUs), "-m", fmt.Sprint(c.Memory),
 		"-display", "none",
 		"-chardev", f.serial, "-serial", "chardev:serial",
 	}

@@ -89,6 +89,7 @@ type Config struct {
 	Accel  string // accelerator as QEMU names it; "" is tcg
 	UUID   string // of the machine, as its firmware says; "" is none
 	CPU    string // processor as QEMU names it; "" is one with all that the accelerator has
+	CPUs   int    // how many; 0 is 1
 }
 
 // ErrConfig is wrapped by errors for a Config that is no machine.
@@ -111,6 +112,9 @@ func (c Config) withDefaults() (Config, arch, error) {
 	}
 	if c.Memory == 0 {
 		c.Memory = 1024
+	}
+	if c.CPUs == 0 {
+		c.CPUs = 1
 	}
 	fail := func(format string, args ...any) (Config, arch, error) {
 		return c, arch{}, fmt.Errorf("%w: "+format, append([]any{ErrConfig}, args...)...)
@@ -140,6 +144,8 @@ func (c Config) withDefaults() (Config, arch, error) {
 		return fail("sectors of %d bytes: QEMU's %s disks and every BIOS have 512", c.SectorSize, AHCI)
 	case c.Memory < 0:
 		return fail("%d MiB of memory", c.Memory)
+	case c.CPUs < 0:
+		return fail("%d processors", c.CPUs)
 	}
 	return c, a, nil
 }

@@ -49,6 +49,8 @@ func TestArguments(t *testing.T) {
 		{"screen", Config{Kernel: "vmlinuz", Firmware: BIOS, Screen: true}, common + devices + "-device VGA -kernel vmlinuz -append "},
 		{"another processor", Config{Kernel: "vmlinuz", Firmware: BIOS, CPU: "max,-smap"},
 			strings.Replace(common, "-cpu max", "-cpu max,-smap", 1) + devices + "-kernel vmlinuz -append "},
+		{"two processors", Config{Kernel: "vmlinuz", Firmware: BIOS, CPUs: 2},
+			strings.Replace(common, "-smp 1", "-smp 2", 1) + devices + "-kernel vmlinuz -append "},
 		{"a network with a server", Config{Kernel: "vmlinuz", Firmware: BIOS, Network: "169.254.169.0/24", Forward: map[int]int{1: 2},
 			Serve: map[string]string{"169.254.169.254:80": "relay a,b"}, More: []string{"-rtc", "base=1970-01-01"}},
 			common + strings.Replace(devices, "restrict=on", "restrict=on,hostfwd=tcp:127.0.0.1:1-:2,net=169.254.169.0/24,guestfwd=tcp:169.254.169.254:80-cmd:relay a,,b", 1) +
@@ -92,6 +94,7 @@ func TestConfigRefused(t *testing.T) {
 		{Config{Image: "x", SectorSize: 4096, Bus: AHCI}, "sectors of 4096 bytes: QEMU's ahci disks and every BIOS have 512"},
 		{Config{Image: "x", SectorSize: 4096, Firmware: BIOS}, "sectors of 4096 bytes: QEMU's ahci disks and every BIOS have 512"},
 		{Config{Image: "x", Memory: -1}, "-1 MiB of memory"},
+		{Config{Image: "x", CPUs: -1}, "-1 processors"},
 	} {
 		_, err := Start(t.Context(), tc.c, nil)
 		if !errors.Is(err, ErrConfig) || err.Error() != "virtual machine: "+tc.want {
