@@ -128,7 +128,7 @@ type NodeClient interface {
 	// ReadFile sends a file. Reader, who gets what everybody on the node may read;
 	// admins get the rest.
 	ReadFile(ctx context.Context, in *ReadFileRequest, opts ...grpc.CallOption) (grpc.ServerStreamingClient[FileChunk], error)
-	// ListDirectory sends what is in a directory. As ReadFile.
+	// ListDirectory sends what is in a directory, or the one entry of a file. As ReadFile.
 	ListDirectory(ctx context.Context, in *ListDirectoryRequest, opts ...grpc.CallOption) (grpc.ServerStreamingClient[FileInfo], error)
 }
 
@@ -558,7 +558,7 @@ type NodeServer interface {
 	// ReadFile sends a file. Reader, who gets what everybody on the node may read;
 	// admins get the rest.
 	ReadFile(*ReadFileRequest, grpc.ServerStreamingServer[FileChunk]) error
-	// ListDirectory sends what is in a directory. As ReadFile.
+	// ListDirectory sends what is in a directory, or the one entry of a file. As ReadFile.
 	ListDirectory(*ListDirectoryRequest, grpc.ServerStreamingServer[FileInfo]) error
 	mustEmbedUnimplementedNodeServer()
 }

@@ -18,7 +18,7 @@ import (
 func newNodeList(n *nodeFlags) *cobra.Command {
 	var recursive bool
 	c := &cobra.Command{
-		Use: "ls PATH", Short: "List a directory; what is closed to other users for admins only", Args: args(1, "a path"), Example: "  kiln node ls /var/log",
+		Use: "ls PATH", Short: "List a directory, or a file; what is closed to other users for admins only", Args: args(1, "a path"), Example: "  kiln node ls /var/log",
 		RunE: func(c *cobra.Command, args []string) error {
 			return lines(c, n, func(ctx context.Context, nc v1alpha1.NodeClient) (grpc.ServerStreamingClient[v1alpha1.FileInfo], error) {
 				return nc.ListDirectory(ctx, &v1alpha1.ListDirectoryRequest{Path: args[0], Recursive: recursive})

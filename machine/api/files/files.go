@@ -239,10 +239,18 @@ const batch = 256
 // maxDepth is how deep ListDirectory goes.
 const maxDepth = 64
 
-// ListDirectory sends what is in a directory, in the file system's order. Hidden
-// entries are left out.
+// ListDirectory sends what is in a directory, in the file system's order, or the
+// one entry of what is none. Hidden entries are left out.
 func (t *Tree) ListDirectory(ctx context.Context, r control.ListRequest, send func(control.FileInfo) error) error {
-	f, name, err := t.open(r.Path, fs.ModeDir)
+	name, err := t.resolve(r.Path)
+	if err != nil {
+		return err
+	}
+	if fi, err := t.root.Lstat(relative(name)); err == nil && !fi.IsDir() {
+		w := walk{Tree: t, send: send}
+		return w.entry(ctx, name, 0)
+	}
+	f, name, err := t.open(name, fs.ModeDir)
 	if err != nil {
 		return err
 	}

@@ -181,7 +181,7 @@ func TestHiddenAlways(t *testing.T) {
 func TestList(t *testing.T) {
 	dir := tree(t, "a/", "a/b/", "a/b/c", "a/d", "l -> a")
 	tr := open(t, dir)
-	for path, want := range map[string][]string{"/": {"/a/", "/l -> a"}, "/a": {"/a/b/", "/a/d"}, "/l": {"/a/b/", "/a/d"}} {
+	for path, want := range map[string][]string{"/": {"/a/", "/l -> a"}, "/a": {"/a/b/", "/a/d"}, "/l": {"/a/b/", "/a/d"}, "/l/d": {"/a/d"}} {
 		if got, err := tr.names(path, false); err != nil || !slices.Equal(got, want) {
 			t.Errorf("%s: %q, %v, want %q", path, got, err, want)
 		}
@@ -189,7 +189,7 @@ func TestList(t *testing.T) {
 	if got, err := tr.names("/", true); err != nil || !slices.Equal(got, []string{"/a/", "/a/b/", "/a/b/c", "/a/d", "/l -> a"}) {
 		t.Errorf("%q, %v", got, err)
 	}
-	if _, err := tr.names("/a/d", false); err == nil || err.Error() != "invalid request: /a/d is a regular file, want a directory" {
+	if _, err := tr.names("/a/d/e", false); err == nil || err.Error() != "open /a/d/e: not a directory" {
 		t.Errorf("error %v", err)
 	}
 	ctx, cancel := context.WithCancel(context.Background())
