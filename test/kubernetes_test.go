@@ -13,10 +13,12 @@ import (
 	"fmt"
 	"io"
 	"io/fs"
+	"maps"
 	"net/http"
 	"os"
 	"path/filepath"
 	"regexp"
+	"slices"
 	"strings"
 	"testing"
 	"time"
@@ -88,7 +90,14 @@ func main() {
 `
 
 // helloPod is a pod that says hello.
-const helloPod = `{"apiVersion": "v1", "kind": "Pod", "metadata": {"name": "hello"}, "spec": {
+var helloPod = pod("hello", "")
+
+// pod returns one that says hello, on any node, or on that of the name.
+func pod(name, node string) string {
+	return fmt.Sprintf(podFormat, name, node)
+}
+
+const podFormat = `{"apiVersion": "v1", "kind": "Pod", "metadata": {"name": "%s"}, "spec": {"nodeName": "%s",
 	"containers": [{"name": "hello", "image": "kiln.local/hello:1", "resources": {"limits": {"memory": "64Mi"}},
 		"volumeMounts": [{"name": "volume", "mountPath": "/volume"}]}],
 	"volumes": [{"name": "volume", "emptyDir": {"medium": "Memory", "sizeLimit": "1Mi"}}]}}`
@@ -169,7 +178,7 @@ type kubeNode struct {
 
 // newKubeNode starts a machine with images in its image cache and more documents in
 // its configuration.
-func newKubeNode(t *testing.T, patience time.Duration, memory int, images []string, documents string, forward map[int]int) *kubeNode {
+func newKubeNode(t *testing.T, patience time.Duration, images []string, documents string, c vm.Config) *kubeNode {
 	t.Helper()
 	n := &kubeNode{dir: t.TempDir()}
 	n.kiln = oracle.Artifact(t, "KILN_BIN")
@@ -185,11 +194,10 @@ func newKubeNode(t *testing.T, patience time.Duration, memory int, images []stri
 	run(t, n.kiln, args...)
 	port := freePort(t)
 	ports := map[int]int{port: 50000}
-	for from, to := range forward {
-		ports[from] = to
-	}
+	maps.Copy(ports, c.Forward)
+	c.Image, c.Firmware, c.CPUs, c.Forward = disk, vm.BIOS, 2, ports
 	n.endpoint, n.began = fmt.Sprintf("127.0.0.1:%d", port), time.Now()
-	n.ctx, n.Machine = startWithin(t, patience, vm.Config{Image: disk, Firmware: vm.BIOS, CPUs: 2, Memory: memory, Forward: ports})
+	n.ctx, n.Machine = startWithin(t, patience, c)
 	ready(t, n.ctx, n.Machine)
 	return n
 }
@@ -253,7 +261,7 @@ func TestStaticPod(t *testing.T) {
 		t.Skip("SKIPPED: KILN_KUBERNETES is not set; 'make test-full' builds the extension kubernetes and sets it")
 	}
 	const documents = "---\napiVersion: v1alpha1\nkind: Kubelet\nsandboxImage: kiln.local/pause:1\n"
-	n := newKubeNode(t, 6*patience, 1536, helloImages(t), documents+"---\napiVersion: v1alpha1\nkind: StaticPod\nname: hello\npod: "+helloPod+"\n", nil)
+	n := newKubeNode(t, 6*patience, helloImages(t), documents+"---\napiVersion: v1alpha1\nkind: StaticPod\nname: hello\npod: "+helloPod+"\n", vm.Config{Memory: 1536})
 	n.reaches(t, "the static pod says hello", func() error {
 		return n.says(`hello: addresses \[127\.0\.0\.1/8 .*10\.244\.0\.\d+/24.*\], seccomp 2, volume tmpfs`)
 	})
@@ -281,6 +289,7 @@ cluster:
   imageRepository: kiln.local
   dns: {disabled: true}
   proxy: {disabled: true}
+  apiServer: {certSANs: [10.0.2.100]}
   etcd: {local: {dataDir: /var/lib/etcd, extraArgs: [{name: unsafe-no-fsync, value: "true"}]}}
   controllerManager: {extraArgs: [{name: leader-elect, value: "false"}]}
   scheduler: {extraArgs: [{name: leader-elect, value: "false"}]}
@@ -289,13 +298,14 @@ init:
   timeouts: {controlPlaneComponentHealthCheck: 30m, kubeletHealthCheck: 30m, kubernetesAPICall: 10m, etcdAPICall: 10m}
 `
 
-// A node becomes a cluster of its own, from images that it was built with, and a pod
-// of that cluster answers.
+// A node becomes a cluster of its own, from images that it was built with, a pod of
+// that cluster answers, and another node joins.
 func TestKubeadm(t *testing.T) {
 	full(t)
 	const version = "v1.36.3"
 	dir := t.TempDir()
-	images := append(helloImages(t),
+	hello := helloImages(t)
+	images := append(slices.Clone(hello),
 		archive(t, dir, "kiln.local/pause:3.10.2", oneProgram(t, pauser), "pause"),
 		archive(t, dir, "kiln.local/etcd:3.6.8-0", userland(t, rootfs.Program{Package: "go.etcd.io/etcd/server/v3"}, "../rootfs/userland/etcd"), "etcd"))
 	values := map[string]string{}
@@ -308,7 +318,7 @@ func TestKubeadm(t *testing.T) {
 		images = append(images, archive(t, dir, "kiln.local/"+name+":"+version, program, "controlplane", parts...))
 	}
 	port := freePort(t)
-	n := newKubeNode(t, 60*time.Minute, 3072, images, controlPlane, map[int]int{port: 6443})
+	n := newKubeNode(t, 60*time.Minute, images, controlPlane, vm.Config{Memory: 3072, Forward: map[int]int{port: 6443}})
 	n.reader(t).refused(t, []string{"kubeconfig"}, "reader", "admin")
 	var c *cluster
 	n.reaches(t, "kubeadm has written a kubeconfig", func() error {
@@ -318,26 +328,7 @@ func TestKubeadm(t *testing.T) {
 		}
 		return err
 	})
-	n.reaches(t, "the node is ready", func() error {
-		var nodes struct {
-			Items []struct {
-				Status struct {
-					Conditions []struct{ Type, Status, Message string }
-				}
-			}
-		}
-		if err := c.call(n.ctx, http.MethodGet, "/api/v1/nodes", nil, &nodes); err != nil {
-			return err
-		}
-		for _, node := range nodes.Items {
-			for _, condition := range node.Status.Conditions {
-				if condition.Type == "Ready" && condition.Status == "True" {
-					return nil
-				}
-			}
-		}
-		return fmt.Errorf("nodes: %+v", nodes)
-	})
+	n.reaches(t, "the node is ready", func() error { return c.ready(n.ctx, "node1") })
 	n.reaches(t, "the cluster has a pod", func() error {
 		return c.call(n.ctx, http.MethodPost, "/api/v1/namespaces/default/pods", []byte(helloPod), nil)
 	})
@@ -358,6 +349,47 @@ func TestKubeadm(t *testing.T) {
 	}
 	n.json(t, &memory, "memory")
 	t.Logf("memory in use: %d MiB", (memory[0].Total-memory[0].Available)>>20)
+	joins(t, n, c, hello)
+	shutdown(t, n.ctx, n.Machine)
+}
+
+// joins starts a machine that joins the cluster with a bootstrap token, over
+// nothing but the API server's port, and is given a pod.
+func joins(t *testing.T, first *kubeNode, c *cluster, images []string) {
+	t.Helper()
+	const secret = `{"apiVersion": "v1", "kind": "Secret", "metadata": {"name": "bootstrap-token-node02"}, "type": "bootstrap.kubernetes.io/token", "stringData": {
+		"token-id": "node02", "token-secret": "0123456789abcdef", "usage-bootstrap-authentication": "true",
+		"auth-extra-groups": "system:bootstrappers:kubeadm:default-node-token"}}`
+	if err := c.call(first.ctx, http.MethodPost, "/api/v1/namespaces/kube-system/secrets", []byte(secret), nil); err != nil {
+		t.Fatal(err)
+	}
+	const documents = `---
+apiVersion: v1alpha1
+kind: Kubelet
+nodeName: node2
+sandboxImage: kiln.local/pause:1
+bootstrapKubeconfig: |
+  apiVersion: v1
+  kind: Config
+  current-context: home
+  contexts: [{name: home, context: {cluster: home, user: bootstrap}}]
+  clusters: [{name: home, cluster: {server: "https://10.0.2.100:6443", certificate-authority-data: %s}}]
+  users: [{name: bootstrap, user: {token: node02.0123456789abcdef}}]
+`
+	n := newKubeNode(t, 30*time.Minute, images, fmt.Sprintf(documents, c.ca), vm.Config{Memory: 1536, Serve: relayed(t, "10.0.2.100:6443", c.address)})
+	n.reaches(t, "the second node is ready", func() error { return c.ready(n.ctx, "node2") })
+	if err := c.call(n.ctx, http.MethodPost, "/api/v1/namespaces/default/pods", []byte(pod("hello-second", "node2")), nil); err != nil {
+		t.Fatal(err)
+	}
+	n.reaches(t, "the second node's pod says hello", func() error { return n.says("hello: addresses .*seccomp 2") })
+	n.reaches(t, "and runs, as the API server knows", func() error {
+		var pod struct{ Status struct{ Phase string } }
+		err := c.call(n.ctx, http.MethodGet, "/api/v1/namespaces/default/pods/hello-second", nil, &pod)
+		if err == nil && pod.Status.Phase != "Running" {
+			err = fmt.Errorf("phase %q", pod.Status.Phase)
+		}
+		return err
+	})
 	shutdown(t, n.ctx, n.Machine)
 }
 
@@ -372,8 +404,9 @@ func (n *kubeNode) reader(t *testing.T) remote {
 
 // A cluster is a client of a Kubernetes API server.
 type cluster struct {
-	client *http.Client
-	url    string
+	client  *http.Client
+	address string // of the server
+	ca      string // certificate of the cluster, in PEM and base64
 }
 
 // newCluster returns that of a kubeconfig, at a port of this machine.
@@ -410,14 +443,33 @@ func newCluster(kubeconfig []byte, port int) (*cluster, error) {
 	}
 	pool := x509.NewCertPool()
 	pool.AppendCertsFromPEM(parts[0])
-	return &cluster{url: fmt.Sprintf("https://127.0.0.1:%d", port), client: &http.Client{Timeout: time.Minute, Transport: &http.Transport{
+	address := fmt.Sprintf("127.0.0.1:%d", port)
+	return &cluster{address: address, ca: v.Clusters[0].Cluster.CA, client: &http.Client{Timeout: time.Minute, Transport: &http.Transport{
 		TLSClientConfig: &tls.Config{RootCAs: pool, Certificates: []tls.Certificate{pair}, ServerName: "kubernetes"},
 	}}}, nil
 }
 
+// ready returns nil if a node is.
+func (c *cluster) ready(ctx context.Context, name string) error {
+	var node struct {
+		Status struct {
+			Conditions []struct{ Type, Status, Message string }
+		}
+	}
+	if err := c.call(ctx, http.MethodGet, "/api/v1/nodes/"+name, nil, &node); err != nil {
+		return err
+	}
+	for _, condition := range node.Status.Conditions {
+		if condition.Type == "Ready" && condition.Status == "True" {
+			return nil
+		}
+	}
+	return fmt.Errorf("%s: %+v", name, node)
+}
+
 // call asks, and puts the answer into v: the text, or what its JSON says.
 func (c *cluster) call(ctx context.Context, method, path string, body []byte, v any) error {
-	r, err := http.NewRequestWithContext(ctx, method, c.url+path, bytes.NewReader(body))
+	r, err := http.NewRequestWithContext(ctx, method, "https://"+c.address+path, bytes.NewReader(body))
 	if err != nil {
 		return err
 	}

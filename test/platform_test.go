@@ -87,11 +87,18 @@ func (s *fakeService) asked() []string {
 // at is a machine's vm.Config.Serve for one address.
 func (s *fakeService) at(t *testing.T, address string) map[string]string {
 	t.Helper()
+	return relayed(t, address, s.address)
+}
+
+// relayed is a vm.Config.Serve that leads from an address of the machine's network
+// to one of ours.
+func relayed(t *testing.T, address, to string) map[string]string {
+	t.Helper()
 	self, err := os.Executable()
 	if err != nil {
 		t.Fatal(err)
 	}
-	return map[string]string{address: fmt.Sprintf("'%s' %s %s", self, relayVariable, s.address)}
+	return map[string]string{address: fmt.Sprintf("'%s' %s %s", self, relayVariable, to)}
 }
 
 // An enrolment is a machine configuration, and the client that it lets in.
