@@ -129,6 +129,9 @@ func full(t *testing.T) {
 	if os.Getenv("KILN_TEST_FULL") == "" {
 		t.Skip("SKIPPED: KILN_TEST_FULL is not set; 'make test-full' sets it")
 	}
+	if testing.Short() {
+		t.Skip("SKIPPED: boots machines")
+	}
 }
 
 // Every profile makes an image for the base's architecture, which nobody has named,

@@ -199,11 +199,14 @@ func TestDiff(t *testing.T) {
 
 // The formats that QEMU boots from.
 func TestBootFormats(t *testing.T) {
-	for _, name := range []string{"qcow2", "vhd-dynamic", "vhdx", "vmdk"} {
-		for _, firmware := range []vm.Firmware{vm.BIOS, vm.UEFI} {
+	for i, name := range []string{"qcow2", "vhd-dynamic", "vhdx", "vmdk"} {
+		for j, firmware := range firmwares {
 			t.Run(name+"/"+string(firmware), func(t *testing.T) {
 				if testing.Short() {
 					t.Skip("SKIPPED: boots machines")
+				}
+				if i%2 != j { // it is the same disk
+					full(t)
 				}
 				t.Parallel()
 				ctx, m := start(t, vm.Config{Image: buildFormat(t, name), Format: diskFormats[name].qemu, Firmware: firmware, Snapshot: true})

@@ -51,9 +51,12 @@ func TestPowerCut(t *testing.T) {
 	n := disk.Operations()
 	t.Logf("an upgrade is %d writes and flushes", n)
 	// While data is written, and around the switches at the end.
-	for _, after := range []int{n / 2, n - 3, n - 1} {
-		for _, f := range firmwares {
+	for i, after := range []int{n / 2, n - 3, n - 1} {
+		for j, f := range firmwares {
 			t.Run(fmt.Sprintf("after %d/%s", after, f), func(t *testing.T) {
+				if i%2 != j {
+					full(t)
+				}
 				t.Parallel()
 				file := filepath.Join(t.TempDir(), "disk.raw")
 				writeSparse(t, file, disk.At(after, uint64(after)))

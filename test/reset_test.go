@@ -221,6 +221,7 @@ func TestResetByMeta(t *testing.T) {
 // The kernel argument erases what it names; what it does not understand, or META
 // has that is no request, erases nothing. The node comes up without a watchdog, too.
 func TestResetByArgument(t *testing.T) {
+	full(t)
 	t.Parallel()
 	b, disk := newBench(t), copySparse(t, oracle.Artifact(t, "KILN_IMAGE"))
 	plant(t, disk)

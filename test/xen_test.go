@@ -268,9 +268,7 @@ var onXVDA = map[string]string{"disk": "xvda", "slot": "A", "state": "xvda5", "e
 
 // A disk and the configuration beside it as they are built, by GRUB for PVH.
 func TestXenPVH(t *testing.T) {
-	if testing.Short() {
-		t.Skip("SKIPPED: boots machines")
-	}
+	full(t)
 	t.Parallel()
 	xenGuest{cpu: withSVM, disk: buildXen(t), changes: asPVH, actions: "shutdown"}.boot(t, onXVDA)
 }
