@@ -195,7 +195,7 @@ func newKubeNode(t *testing.T, patience time.Duration, images []string, document
 	port := freePort(t)
 	ports := map[int]int{port: 50000}
 	maps.Copy(ports, c.Forward)
-	c.Image, c.Firmware, c.CPUs, c.Forward = disk, vm.BIOS, 2, ports
+	c.Image, c.Firmware, c.Forward = disk, vm.BIOS, ports
 	n.endpoint, n.began = fmt.Sprintf("127.0.0.1:%d", port), time.Now()
 	n.ctx, n.Machine = startWithin(t, patience, c)
 	ready(t, n.ctx, n.Machine)
@@ -261,7 +261,7 @@ func TestStaticPod(t *testing.T) {
 		t.Skip("SKIPPED: KILN_KUBERNETES is not set; 'make test-full' builds the extension kubernetes and sets it")
 	}
 	const documents = "---\napiVersion: v1alpha1\nkind: Kubelet\nsandboxImage: kiln.local/pause:1\n"
-	n := newKubeNode(t, 6*patience, helloImages(t), documents+"---\napiVersion: v1alpha1\nkind: StaticPod\nname: hello\npod: "+helloPod+"\n", vm.Config{Memory: 1536})
+	n := newKubeNode(t, 6*patience, helloImages(t), documents+"---\napiVersion: v1alpha1\nkind: StaticPod\nname: hello\npod: "+helloPod+"\n", vm.Config{Memory: 1536, CPUs: 2})
 	n.reaches(t, "the static pod says hello", func() error {
 		return n.says(`hello: addresses \[127\.0\.0\.1/8 .*10\.244\.0\.\d+/24.*\], seccomp 2, volume tmpfs`)
 	})
@@ -287,6 +287,7 @@ apiVersion: v1alpha1
 kind: ControlPlane
 cluster:
   imageRepository: kiln.local
+  encryptionAlgorithm: ECDSA-P256
   dns: {disabled: true}
   proxy: {disabled: true}
   apiServer: {certSANs: [10.0.2.100]}
@@ -318,7 +319,7 @@ func TestKubeadm(t *testing.T) {
 		images = append(images, archive(t, dir, "kiln.local/"+name+":"+version, program, "controlplane", parts...))
 	}
 	port := freePort(t)
-	n := newKubeNode(t, 60*time.Minute, images, controlPlane, vm.Config{Memory: 3072, Forward: map[int]int{port: 6443}})
+	n := newKubeNode(t, 60*time.Minute, images, controlPlane, vm.Config{Memory: 3072, CPUs: 2, Forward: map[int]int{port: 6443}})
 	n.reader(t).refused(t, []string{"kubeconfig"}, "reader", "admin")
 	var c *cluster
 	n.reaches(t, "kubeadm has written a kubeconfig", func() error {
