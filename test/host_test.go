@@ -35,7 +35,7 @@ func TestContainerHost(t *testing.T) {
 			if testing.Short() {
 				t.Skip("SKIPPED: boots a machine")
 			}
-			if layers == "boot" {
+			if layers == "boot" { // takes less memory than "ram"
 				full(t)
 			}
 			t.Parallel()

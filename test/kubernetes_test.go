@@ -89,18 +89,13 @@ func main() {
 }
 `
 
-// helloPod is a pod that says hello.
-var helloPod = pod("hello", "")
-
-// pod returns one that says hello, on any node, or on that of the name.
-func pod(name, node string) string {
-	return fmt.Sprintf(podFormat, name, node)
-}
-
-const podFormat = `{"apiVersion": "v1", "kind": "Pod", "metadata": {"name": "%s"}, "spec": {"nodeName": "%s",
+// helloPod returns a pod that says hello, on any node, or on that of the name.
+func helloPod(name, node string) string {
+	return fmt.Sprintf(`{"apiVersion": "v1", "kind": "Pod", "metadata": {"name": "%s"}, "spec": {"nodeName": "%s",
 	"containers": [{"name": "hello", "image": "kiln.local/hello:1", "resources": {"limits": {"memory": "64Mi"}},
 		"volumeMounts": [{"name": "volume", "mountPath": "/volume"}]}],
-	"volumes": [{"name": "volume", "emptyDir": {"medium": "Memory", "sizeLimit": "1Mi"}}]}}`
+	"volumes": [{"name": "volume", "emptyDir": {"medium": "Memory", "sizeLimit": "1Mi"}}]}}`, name, node)
+}
 
 // oneProgram returns the program of a single file of Go.
 func oneProgram(t *testing.T, source string) []byte {
@@ -261,7 +256,7 @@ func TestStaticPod(t *testing.T) {
 		t.Skip("SKIPPED: KILN_KUBERNETES is not set; 'make test-full' builds the extension kubernetes and sets it")
 	}
 	const documents = "---\napiVersion: v1alpha1\nkind: Kubelet\nsandboxImage: kiln.local/pause:1\n"
-	n := newKubeNode(t, 6*patience, helloImages(t), documents+"---\napiVersion: v1alpha1\nkind: StaticPod\nname: hello\npod: "+helloPod+"\n", vm.Config{Memory: 1536, CPUs: 2})
+	n := newKubeNode(t, 6*patience, helloImages(t), documents+"---\napiVersion: v1alpha1\nkind: StaticPod\nname: hello\npod: "+helloPod("hello", "")+"\n", vm.Config{Memory: 1536, CPUs: 2})
 	n.reaches(t, "the static pod says hello", func() error {
 		return n.says(`hello: addresses \[127\.0\.0\.1/8 .*10\.244\.0\.\d+/24.*\], seccomp 2, volume tmpfs`)
 	})
@@ -331,7 +326,7 @@ func TestKubeadm(t *testing.T) {
 	})
 	n.reaches(t, "the node is ready", func() error { return c.ready(n.ctx, "node1") })
 	n.reaches(t, "the cluster has a pod", func() error {
-		return c.call(n.ctx, http.MethodPost, "/api/v1/namespaces/default/pods", []byte(helloPod), nil)
+		return c.call(n.ctx, http.MethodPost, "/api/v1/namespaces/default/pods", []byte(helloPod("hello", "")), nil)
 	})
 	n.reaches(t, "the pod answers", func() error {
 		var answer bytes.Buffer
@@ -379,7 +374,7 @@ bootstrapKubeconfig: |
 `
 	n := newKubeNode(t, 30*time.Minute, images, fmt.Sprintf(documents, c.ca), vm.Config{Memory: 1536, Serve: relayed(t, "10.0.2.100:6443", c.address)})
 	n.reaches(t, "the second node is ready", func() error { return c.ready(n.ctx, "node2") })
-	if err := c.call(n.ctx, http.MethodPost, "/api/v1/namespaces/default/pods", []byte(pod("hello-second", "node2")), nil); err != nil {
+	if err := c.call(n.ctx, http.MethodPost, "/api/v1/namespaces/default/pods", []byte(helloPod("hello-second", "node2")), nil); err != nil {
 		t.Fatal(err)
 	}
 	n.reaches(t, "the second node's pod says hello", func() error { return n.says("hello: addresses .*seccomp 2") })

@@ -54,7 +54,7 @@ func TestPowerCut(t *testing.T) {
 	for i, after := range []int{n / 2, n - 3, n - 1} {
 		for j, f := range firmwares {
 			t.Run(fmt.Sprintf("after %d/%s", after, f), func(t *testing.T) {
-				if i%2 != j {
+				if i%2 != j { // each point of time has one firmware
 					full(t)
 				}
 				t.Parallel()

@@ -156,7 +156,7 @@ func TestRollbackOfPanic(t *testing.T) {
 func TestRollbackOfHang(t *testing.T) {
 	for _, f := range firmwares {
 		t.Run(string(f), func(t *testing.T) {
-			if f == vm.UEFI {
+			if f == vm.UEFI { // where TestRollbackOfPanic goes the same way
 				full(t)
 			}
 			t.Parallel()
